@@ -1,0 +1,83 @@
+"""Every error the library raises: what was found, what was expected, what to do.
+
+Each class also inherits the built-in exception a caller would guess (``ValueError``, ``ImportError`` …), so existing
+``except`` clauses keep working.
+"""
+
+from __future__ import annotations
+
+
+class WeightedStreamError(Exception):
+    """Base of all errors of this library.
+
+    Args:
+        problem: one sentence that names the problem.
+        found: what the library saw.
+        expected: what it needs instead.
+        do: what the user can do about it.
+
+    Example:
+        >>> print(WeightedStreamError("Losses have a wrong shape.", found="()", expected="(B,)", do="reduction='none'"))
+        Losses have a wrong shape.
+          found:    ()
+          expected: (B,)
+          to do:    reduction='none'
+    """
+
+    def __init__(self, problem: str, *, found: object, expected: object, do: str) -> None:
+        self.problem, self.found, self.expected, self.do = problem, found, expected, do
+        super().__init__(f"{problem}\n  found:    {found}\n  expected: {expected}\n  to do:    {do}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments: the default would call the class with the message alone, and lose the error in a worker.
+        return _rebuild, (type(self), self.problem, str(self.found), str(self.expected), self.do)
+
+
+def _rebuild(kind: type[WeightedStreamError], problem: str, found: str, expected: str, do: str) -> WeightedStreamError:
+    return kind(problem, found=found, expected=expected, do=do)
+
+
+class LossError(WeightedStreamError, ValueError):
+    """The losses given to a `Weight` are not one float per sample of its batch."""
+
+
+class WindowError(WeightedStreamError, RuntimeError):
+    """A strategy needs losses that it has not been given: a part of a batch where it weighs the whole."""
+
+
+class UnboundError(WeightedStreamError, RuntimeError):
+    """A `Weight` was used where its stream does not live (in a worker, or after its stream was deleted)."""
+
+
+class SampleIdError(WeightedStreamError, ValueError):
+    """A sample has no id, or one that cannot be: negative, not an integer, shared by two samples."""
+
+
+class SourceError(WeightedStreamError, ValueError):
+    """A dataset or loader that cannot be wrapped, or cannot be read."""
+
+
+class StrategyError(WeightedStreamError, ValueError):
+    """A strategy or an option that does not exist or cannot be, or weights that are none."""
+
+
+class StoreError(WeightedStreamError, OSError):
+    """A store that cannot be opened, read or written."""
+
+
+class StoreMismatchError(StoreError):
+    """A store of another dataset or of another version of the file format."""
+
+
+class MissingExtraError(WeightedStreamError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def missing_extra(package: str, extra: str) -> MissingExtraError:
+    """The error for an optional ``package`` that ``pip install 'weighted-stream[extra]'`` brings."""
+    return MissingExtraError(
+        f"This needs the package {package!r}, which is not installed.",
+        found=f"no module {package!r}",
+        expected=f"the extra {extra!r} installed",
+        do=f"pip install 'weighted-stream[{extra}]'",
+    )

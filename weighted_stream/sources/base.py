@@ -1,0 +1,97 @@
+"""What every source offers: a dataset whose items are ``(id, sample)``, and a fingerprint."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch.utils.data import Dataset, IterableDataset
+
+from weighted_stream.errors import SourceError
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a store remembers of the dataset its ids belong to.
+
+    Attributes:
+        kind: the source, e.g. ``"torch-map"`` or ``"mds"``.
+        name: what distinguishes datasets of one kind (class name, column names, …), as far as it is stable.
+        size: number of samples of a dataset that cannot grow without new ids changing meaning; None if unknown.
+        shards: rows per shard where the source knows its shards. A dataset may gain and lose shards, but the shards it
+            shares with the store must have the same number of rows.
+    """
+
+    kind: str
+    name: str
+    size: int | None = None
+    shards: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Fingerprint:
+        """The inverse of `to_json`."""
+        return cls(value["kind"], value["name"], value["size"], dict(value["shards"]))
+
+    def conflict(self, other: Fingerprint) -> str | None:
+        """Why ``other`` cannot share a store with this one, or None if it can."""
+        for what in ("kind", "name", "size"):
+            if getattr(self, what) != getattr(other, what):
+                return f"{what} {getattr(other, what)!r} instead of {getattr(self, what)!r}"
+        for shard in self.shards.keys() & other.shards.keys():
+            if self.shards[shard] != other.shards[shard]:
+                return f"shard {shard!r} has {other.shards[shard]} rows instead of {self.shards[shard]}"
+        if self.shards and other.shards and not self.shards.keys() & other.shards.keys():
+            return f"no shard in common (for one, {min(other.shards)!r})"
+        return None
+
+    def merged(self, other: Fingerprint) -> Fingerprint:
+        """This fingerprint with the shards of ``other`` added."""
+        return Fingerprint(self.kind, self.name, self.size, {**self.shards, **other.shards})
+
+
+class Source(ABC):
+    """Gives each sample of one dataset its id.
+
+    An id is a non-negative int64, the same for the same sample over epochs, ranks, worker counts, restarts, shard
+    order and added shards; each subclass says in its docstring how it gets that.
+    """
+
+    @property
+    @abstractmethod
+    def dataset(self) -> Dataset[Any]:
+        """What a `DataLoader` reads in place of the user's dataset. It must pickle (spawn) and fork.
+
+        Map-style: ``dataset[i]`` is ``(id, sample)``, and ``dataset.__getitems__(indices)`` is
+        ``([id, ...], [sample, ...])``. Iterable: items are ``(id, sample)``, or ``([id, ...], batch)`` for a pipeline
+        that makes its batches itself (a loader with ``batch_size=None``).
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> Fingerprint:
+        """What tells this dataset from another one."""
+
+    @property
+    def iterable(self) -> bool:
+        """Whether the dataset is read in order rather than by index."""
+        return isinstance(self.dataset, IterableDataset)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the dataset which epoch begins; workers must see it too. Default: nothing to tell."""
+
+    def set_shuffle(self, seed: int) -> None:
+        """Shuffle from ``seed`` (and the epoch). Default: an iterable dataset that cannot.
+
+        Raises:
+            SourceError: if the dataset does its own shuffling or none.
+        """
+        raise SourceError(
+            f"loader(shuffle=True) cannot reorder this {type(self.dataset).__name__}.",
+            found="an iterable dataset",
+            expected="a map-style dataset or our ParquetDataset",
+            do="switch shuffling on in the dataset itself (StreamingDataset(shuffle=True), .shuffle(1000), …)",
+        )
