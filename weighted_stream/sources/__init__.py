@@ -1,0 +1,1 @@
+"""Who gives a sample its id: one file per kind of dataset."""

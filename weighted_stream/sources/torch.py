@@ -1,0 +1,191 @@
+"""Map-style torch datasets and plain sequences: a sample is identified by its index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import index as as_int
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset, Subset
+
+from weighted_stream.errors import SampleIdError, SourceError
+from weighted_stream.sources.base import Fingerprint, Source
+from weighted_stream.sources.ids import check_id
+from weighted_stream.sources.iterable import IterableSource
+from weighted_stream.sources.keys import Column, IdFn, by, identify
+from weighted_stream.sources.wrapping import Forwarding, Stateful, is_stateful
+
+__all__ = ["Column", "IterableSource", "MapDataset", "MapSource", "resolve_subset"]
+
+Rows: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def resolve_subset(data: Any) -> tuple[Any, Rows | None]:
+    """The dataset under (nested) `Subset`, and the row there of each item; None where they agree."""
+    rows: Rows | None = None
+    while isinstance(data, Subset):
+        indices = np.asarray(data.indices)
+        if indices.size and indices.dtype.kind not in "iu":
+            raise SourceError(
+                "The indices of this Subset are no integers.",
+                found=f"indices of dtype {indices.dtype}",
+                expected="integers",
+                do="build the Subset from integer positions",
+            )
+        indices = indices.astype(np.int64, copy=False)
+        if indices.size and indices.min() < 0:
+            indices = np.where(indices < 0, indices + len(data.dataset), indices)  # type: ignore[arg-type]
+        rows = indices if rows is None else indices[rows]
+        data = data.dataset
+    return data, rows
+
+
+class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
+    """A map-style dataset with ids: ``dataset[i]`` is ``(id, sample)``.
+
+    Args:
+        data: the user's dataset.
+        id_fn: makes the id of a sample, or None for its row.
+        rows: int64 array, the durable row of each index, or None where the index is the row.
+    """
+
+    def __init__(self, data: Any, id_fn: IdFn | None = None, rows: Rows | None = None) -> None:
+        self._wrapped, self._id_fn, self._rows = data, id_fn, rows
+
+    def __len__(self) -> int:
+        return len(self._wrapped)
+
+    def __getitem__(self, index: Any) -> tuple[Any, Any]:
+        """``(id, sample)``, or for a list ``([id, ...], what the dataset returns for the list)``."""
+        sample = self._wrapped[index]
+        if isinstance(index, list):
+            return self._ids(index, sample), sample
+        return self._ids([index], [sample])[0], sample
+
+    def __getitems__(self, indices: list[Any]) -> tuple[list[int], list[Any]]:
+        """``([id, ...], [sample, ...])``, by the dataset's own ``__getitems__`` if it has one."""
+        get_many = getattr(self._wrapped, "__getitems__", None)
+        samples = get_many(indices) if get_many else [self._wrapped[i] for i in indices]
+        return self._ids(indices, samples), samples
+
+    def _ids(self, indices: list[Any], samples: Any) -> list[int]:
+        if self._id_fn is None:
+            return self._durable_rows(indices)
+        if isinstance(samples, (list, tuple)) and len(samples) == len(indices):
+            ids = [identify(self._id_fn, sample, i) for i, sample in zip(indices, samples, strict=True)]
+        else:
+            ids = self._ids_of_batch(samples, len(indices))
+        if len(set(ids)) < len(ids):
+            self._refuse_shared_ids(ids, indices)
+        return ids
+
+    def _durable_rows(self, indices: list[Any]) -> list[int]:
+        try:
+            ids = list(map(as_int, indices))
+        except TypeError:  # a sampler of string keys
+            return [check_id(i, "the sampler") for i in indices]
+        if ids and min(ids) < 0:
+            ids = [check_id(i + len(self) if i < 0 else i, "the sampler") for i in ids]
+        return ids if self._rows is None else list(self._rows[ids].tolist())
+
+    def _ids_of_batch(self, batch: Any, size: int) -> list[int]:
+        """Of a batch that the dataset made itself: ``id_fn`` sees the batch, and gives one id per sample."""
+        assert self._id_fn is not None
+        values: Any = self._id_fn(batch)
+        if isinstance(values, (torch.Tensor, np.ndarray)):
+            values = values.tolist()
+        if not isinstance(values, Sequence) or isinstance(values, (str, bytes)) or len(values) != size:
+            raise SampleIdError(
+                "id_fn did not give one id per sample of a batch that the dataset made itself.",
+                found=f"{values!r}"[:200],
+                expected=f"a sequence of {size} ids",
+                do="make id_fn return one id per sample of its batch",
+            )
+        return [check_id(value, "id_fn") for value in values]
+
+    def _refuse_shared_ids(self, ids: list[int], indices: list[Any]) -> None:
+        """One row drawn twice may repeat its id; two rows may not share one."""
+        first: dict[int, tuple[int, Any]] = {}
+        for number, row, index in zip(ids, self._durable_rows(indices), indices, strict=True):
+            other_row, other_index = first.setdefault(number, (row, index))
+            if other_row != row:
+                raise SampleIdError(
+                    "id_fn gives two samples the same id.",
+                    found=f"id {number} for index {other_index} and for index {index}",
+                    expected="one id per sample",
+                    do="use a key that is unique, or leave id_fn out: the index is the id then",
+                )
+
+
+class _StatefulMapDataset(Stateful, MapDataset):
+    pass
+
+
+class MapSource(Source):
+    """A map-style dataset or a plain sequence: a sample's id is its index, or what ``id_fn`` makes of it.
+
+    So ids are stable as long as the order of the dataset is; pass ``id_fn`` where samples carry a key. A
+    `torch.utils.data.Subset` (`random_split`) keeps the ids of the dataset it is a part of.
+
+    Args:
+        data: list, tuple, array, or dataset with ``__getitem__``; ``__getitems__`` is used if there is one.
+        id_fn: sample -> int or str, unique per sample.
+
+    Raises:
+        SourceError: if the dataset is empty.
+
+    Example:
+        >>> MapSource(["a", "b", "c"]).dataset.__getitems__([2, 0])
+        ([2, 0], ['c', 'a'])
+    """
+
+    def __init__(self, data: Any, id_fn: IdFn | None = None) -> None:
+        self._base, rows = resolve_subset(data)
+        if hasattr(data, "__len__") and len(data) == 0:
+            raise empty(data)
+        kind = _StatefulMapDataset if is_stateful(data) else MapDataset
+        self._data, self._id_fn, self._dataset = data, id_fn, kind(data, id_fn, rows)
+
+    @staticmethod
+    def matches(data: Any) -> bool:
+        """Whether ``data`` is read by index: a map-style dataset, a sequence, an array."""
+        if isinstance(data, (IterableDataset, Mapping, str, bytes)) or _from_pandas(data):
+            return False
+        if isinstance(data, Dataset):
+            return True
+        return hasattr(data, "__getitem__") and hasattr(data, "__len__")
+
+    @property
+    def dataset(self) -> MapDataset:
+        """The dataset with ids."""
+        return self._dataset
+
+    def fingerprint(self) -> Fingerprint:
+        """Class and size of the dataset; no size with ``id_fn``, as such ids stay when the dataset grows."""
+        sized = self._id_fn is None and hasattr(self._base, "__len__")
+        name = type(self._base).__qualname__ + by(self._id_fn)
+        return Fingerprint("torch-map", name, len(self._base) if sized else None)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Forwarded to the dataset if it has ``set_epoch``."""
+        if hasattr(self._data, "set_epoch"):
+            self._data.set_epoch(epoch)
+
+    def set_shuffle(self, seed: int) -> None:
+        """Nothing to tell: the loader's sampler shuffles."""
+
+
+def _from_pandas(data: Any) -> bool:
+    return any(kind.__module__.partition(".")[0] == "pandas" for kind in type(data).__mro__)
+
+
+def empty(data: Any) -> SourceError:
+    """The error for a dataset without samples."""
+    return SourceError(
+        f"This {type(data).__name__} is empty.",
+        found="0 samples",
+        expected="at least one",
+        do="check the path or the filter it was made with",
+    )
