@@ -1,0 +1,72 @@
+"""weighted_stream: the data pipeline decides how much each training sample counts, while the model trains."""
+
+from weighted_stream._version import __version__
+from weighted_stream.errors import (
+    LossError,
+    MissingExtraError,
+    SampleIdError,
+    SourceError,
+    StoreError,
+    StoreMismatchError,
+    StrategyError,
+    UnboundError,
+    WeightedStreamError,
+    WindowError,
+)
+from weighted_stream.losses import chunked_cross_entropy, per_sample_cross_entropy
+from weighted_stream.signals import Signals
+from weighted_stream.sources.ids import content_id
+from weighted_stream.sources.parquet import ParquetDataset
+from weighted_stream.store import WeightStore
+from weighted_stream.strategies import (
+    Clip,
+    Dro,
+    Extremes,
+    Frozen,
+    LinUpper,
+    Product,
+    Quadratic,
+    Shuffled,
+    SmallLoss,
+    Strategy,
+    Uniform,
+    make_strategy,
+    strategy_names,
+)
+from weighted_stream.stream import WeightedStream
+from weighted_stream.weight import Weight
+
+__all__ = [
+    "Clip",
+    "Dro",
+    "Extremes",
+    "Frozen",
+    "LinUpper",
+    "LossError",
+    "MissingExtraError",
+    "ParquetDataset",
+    "Product",
+    "Quadratic",
+    "SampleIdError",
+    "Shuffled",
+    "Signals",
+    "SmallLoss",
+    "SourceError",
+    "StoreError",
+    "StoreMismatchError",
+    "Strategy",
+    "StrategyError",
+    "UnboundError",
+    "Uniform",
+    "Weight",
+    "WeightStore",
+    "WeightedStream",
+    "WeightedStreamError",
+    "WindowError",
+    "__version__",
+    "chunked_cross_entropy",
+    "content_id",
+    "make_strategy",
+    "per_sample_cross_entropy",
+    "strategy_names",
+]

@@ -1,0 +1,54 @@
+"""WeightedLoader: a DataLoader whose batches come with their weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from weighted_stream.feedback import Batch, Feedback
+from weighted_stream.weight import Weight
+
+
+class WeightedLoader:
+    """Yields ``(batch, weight)``; made by `WeightedStream.loader`. One ``for`` over it is one epoch of the stream.
+
+    Attributes of the loader inside (``dataset``, ``sampler``, ``batch_size``, ``state_dict`` …) are reached through it.
+
+    Args:
+        loader: yields ``(ids, batch)``; or dict batches with ids inside, which pass as they are.
+        feedback: what the weights are bound to.
+        begin_epoch: called when a ``for`` begins.
+        as_dict: whether the ids are inside the batches.
+    """
+
+    def __init__(
+        self, loader: DataLoader[Any], feedback: Feedback, begin_epoch: Callable[[], None], as_dict: bool = False
+    ) -> None:
+        self._loader, self._feedback, self._begin_epoch, self._as_dict = loader, feedback, begin_epoch, as_dict
+
+    def __iter__(self) -> Iterator[Any]:
+        """``(batch, weight)`` pairs, or dict batches with ``sample_id``."""
+        self._begin_epoch()
+        if self._as_dict:
+            yield from self._loader
+            return
+        feedback = self._feedback
+        for ids, batch in self._loader:
+            yield batch, Weight(Batch(ids), feedback)
+
+    def __len__(self) -> int:
+        """Number of batches, where the loader knows it."""
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_loader" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self._loader, name)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """One 63-bit seed for each pair of seed and epoch."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)

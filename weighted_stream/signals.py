@@ -1,0 +1,54 @@
+"""What a strategy may ask about one batch. A signal is one value per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Records = Mapping[str, NDArray[Any]]
+
+
+@dataclass(slots=True)
+class Signals:
+    """The signals of one batch, or of a part of one.
+
+    Attributes:
+        ids: (B,) int64, on the host.
+        step: how many batches this stream has weighed before this one.
+        loss: (B,) float32, detached, on the trainer's device; NaN and inf are possible. None at hand-over time, when
+            only the store can speak.
+        records: looks the samples up in the store; prefer `history`.
+        scratch: lives as long as the batch and is shared by its parts: whatever must be the same for all of them.
+    """
+
+    ids: NDArray[np.int64]
+    step: int
+    loss: Tensor | None
+    records: Callable[[], Records]
+    scratch: dict[Any, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are wanted."""
+        return torch.device("cpu") if self.loss is None else self.loss.device
+
+    def history(self, name: str) -> Tensor:
+        """What the store remembers of these samples: (B,), float32, on `device`.
+
+        Args:
+            name: ``"loss"`` (running average), ``"last_loss"``, ``"weight"``, ``"similarity"``, ``"visits"``,
+                ``"last_step"`` or ``"group"``. A float field never set is NaN; see `WeightStore.get`.
+        """
+        if "records" not in self.scratch:
+            self.scratch["records"] = self.records()
+        values = self.scratch["records"][name]
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.device)

@@ -1,0 +1,30 @@
+"""Strategies: signals in, weights out. One method a file, its formula first as a function on tensors."""
+
+from weighted_stream.strategies.base import Strategy
+from weighted_stream.strategies.clip import Clip
+from weighted_stream.strategies.dro import Dro
+from weighted_stream.strategies.extremes import Extremes
+from weighted_stream.strategies.frozen import Frozen
+from weighted_stream.strategies.lin_upper import LinUpper
+from weighted_stream.strategies.product import Product
+from weighted_stream.strategies.quadratic import Quadratic
+from weighted_stream.strategies.registry import make_strategy, strategy_names
+from weighted_stream.strategies.shuffled import Shuffled
+from weighted_stream.strategies.small_loss import SmallLoss
+from weighted_stream.strategies.uniform import Uniform
+
+__all__ = [
+    "Clip",
+    "Dro",
+    "Extremes",
+    "Frozen",
+    "LinUpper",
+    "Product",
+    "Quadratic",
+    "Shuffled",
+    "SmallLoss",
+    "Strategy",
+    "Uniform",
+    "make_strategy",
+    "strategy_names",
+]

@@ -1,0 +1,75 @@
+"""A strategy turns the signals of a batch into weights."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from weighted_stream.errors import LossError
+from weighted_stream.signals import Signals
+
+
+class Strategy(ABC):
+    """Signals in, weights out. Subclass it to add a method; nothing else in the library has to change.
+
+    Weights are (B,), float32, detached, finite and not negative; by convention they average 1 over the window, so that
+    ``(losses * weight).mean()`` has the scale of the plain loss.
+
+    Attributes:
+        joint: whether a sample's weight depends on the other samples of its batch. A joint strategy refuses a part of
+            a batch whose other losses it has not seen; one that is not joint weighs each sample by itself.
+        bound: the largest weight the method's theory allows, or None. Passing it warns once.
+        constant: whether equal weights are what the strategy is for, so that nobody need be told of them.
+
+    Example:
+        >>> class HalfTheBatch(Strategy):
+        ...     '''Only the samples with a loss above the median count.'''
+        ...     joint = True
+        ...     def weights(self, signals):
+        ...         losses = self.losses(signals)
+        ...         return 2.0 * (losses > losses.median()).float()
+    """
+
+    joint: bool = False
+    bound: float | None = None
+    constant: bool = False
+
+    @abstractmethod
+    def weights(self, signals: Signals) -> Tensor:
+        """The weights of these samples: (B,) float32 on ``signals.device``."""
+
+    def observe(self, signals: Signals) -> None:
+        """Learn from losses that were just weighed. Called once per sample and batch, a retry not counted."""
+
+    def losses(self, signals: Signals) -> Tensor:
+        """This step's losses.
+
+        Raises:
+            LossError: at hand-over time, when there are none yet.
+        """
+        if signals.loss is None:
+            raise LossError(
+                f"{type(self).__name__} weighs a batch by its losses of this very step.",
+                found="no losses yet",
+                expected="losses (B,)",
+                do="multiply: losses * weight, or call weight.resolve(losses); tensor() works afterwards",
+            )
+        return signals.loss
+
+    def __mul__(self, other: Strategy) -> Strategy:
+        from weighted_stream.strategies.product import Product
+
+        return Product(self, other) if isinstance(other, Strategy) else NotImplemented
+
+    def __repr__(self) -> str:
+        traits = ("joint", "bound", "constant")
+        options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k[0] != "_" and k not in traits)
+        return f"{type(self).__name__}({options})"
+
+
+def mean_one(weights: Tensor) -> Tensor:
+    """Scaled to average 1; all zero stays all zero."""
+    total = weights.sum()
+    return torch.where(total > 0, weights * (weights.numel() / total), weights)

@@ -1,0 +1,84 @@
+"""Clip: no weight beyond given limits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from weighted_stream.errors import StrategyError
+from weighted_stream.signals import Signals
+from weighted_stream.strategies.base import Strategy
+from weighted_stream.strategies.options import check_number
+
+
+def clip_mean(weights: Tensor, low: float, high: float) -> Tensor:
+    """``clamp(s * w, low, high)`` with the one scale s that keeps the mean of ``w`` [ours].
+
+    The mean as a function of s is piecewise linear with a corner where a weight meets a limit: sort the corners,
+    accumulate, interpolate. Where too many weights are zero for the mean to be kept, all others end at ``high``.
+
+    Args:
+        weights: (M,) float32, not negative.
+        low: lowest weight, >= 0.
+        high: highest weight, > low.
+
+    Returns:
+        (M,) float32 in [low, high].
+
+    Example:
+        >>> clip_mean(torch.tensor([0.1, 0.5, 3.4, 0.0]), 0.0, 2.0)
+        tensor([0.3333, 1.6667, 2.0000, 0.0000])
+    """
+    count = len(weights)
+    precise = weights.double()
+    wanted = precise.mean().clamp(low, high) * count
+    live = precise.clamp_min(1e-30)
+    corners, order = torch.cat([low / live, high / live]).sort()
+    slopes = torch.cat([precise, -precise])[order].cumsum(0)
+    totals = low * count + torch.cat([corners.new_zeros(1), (slopes[:-1] * corners.diff()).cumsum(0)])
+    reach = torch.searchsorted(totals, wanted).clamp(1, 2 * count - 1)  # the corner at or after the wanted total
+    slope = slopes[reach - 1]
+    scale = torch.where(slope > 0, corners[reach - 1] + (wanted - totals[reach - 1]) / slope, corners[reach])
+    return (precise * scale).clamp(low, high).to(weights.dtype)
+
+
+class Clip(Strategy):
+    """The weights of another strategy kept within [low, high].
+
+    A joint strategy's weights are also rescaled so that their mean survives (`clip_mean`); weights that are made one
+    by one are only clamped.
+
+    Args:
+        strategy: whose weights to clip.
+        low: lowest weight, 0 <= low < high.
+        high: highest weight.
+
+    Raises:
+        StrategyError: if the limits are no range, or cannot hold an average of 1.
+
+    Example:
+        >>> from weighted_stream import LinUpper
+        >>> Clip(LinUpper(r=0.1), high=2.0).high
+        2.0
+    """
+
+    def __init__(self, strategy: Strategy, low: float = 0.0, high: float = 2.0) -> None:
+        self.strategy = strategy
+        self.low, self.high = check_number("Clip", "low", low), check_number("Clip", "high", high)
+        if not 0 <= self.low <= 1 <= self.high or self.low == self.high:
+            raise StrategyError(
+                "Clip cannot keep mean-1 weights within these limits.",
+                found=f"low={low}, high={high}",
+                expected="0 <= low <= 1 <= high, low < high",
+                do="for example Clip(strategy, low=0.1, high=2.0)",
+            )
+        self.joint, self.constant = strategy.joint, strategy.constant
+
+    def weights(self, signals: Signals) -> Tensor:
+        """(B,) float32 in [low, high]."""
+        weights = self.strategy.weights(signals)
+        return clip_mean(weights, self.low, self.high) if self.joint else weights.clamp(self.low, self.high)
+
+    def observe(self, signals: Signals) -> None:
+        """Passed on."""
+        self.strategy.observe(signals)

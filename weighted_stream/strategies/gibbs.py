@@ -1,0 +1,66 @@
+"""The steps that all loss-based methods share: where a loss lies in its window, and the Gibbs weights.
+
+Source: Sow et al., "Dynamic loss-based sample reweighting", arXiv 2502.06733 (ICLR 2025), section 3 and its code.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def loss_range(losses: Tensor, quantile: float | None = None) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest loss of a window, as two scalars.
+
+    Args:
+        losses: (M,) float32, finite.
+        quantile: take the ``quantile`` and ``1 - quantile`` quantiles in place of the extremes, so that one huge loss
+            does not press all others against the lower end [ours].
+    """
+    if quantile is None:
+        low, high = torch.aminmax(losses)
+    else:
+        low, high = torch.quantile(losses, losses.new_tensor([quantile, 1 - quantile])).unbind()
+    return low, high
+
+
+def relative_loss(losses: Tensor, low: Tensor, high: Tensor, delta: float = 1.0) -> Tensor:
+    """``h = delta * (2 l - (high + low)) / max(high - low, 1e-6)``, kept in [-delta, delta]; (M,) float32.
+
+    Example:
+        >>> relative_loss(torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor(1.0), torch.tensor(5.0))
+        tensor([-1.0000, -0.5000,  0.0000,  1.0000])
+    """
+    scale = delta / (high - low).clamp_min(1e-6)
+    return ((2 * losses - (high + low)) * scale).clamp(-delta, delta)
+
+
+def gibbs(scores: Tensor, r: float) -> Tensor:
+    """Mean-1 Gibbs weights ``M * softmax(scores / r)``; (M,) float32.
+
+    Args:
+        scores: (M,) float32.
+        r: temperature, the coefficient of the KL term: the largest weight is at most ``exp((max - min) / r)`` times
+            the smallest.
+
+    Example:
+        >>> gibbs(torch.tensor([0.0, 0.5, 1.0, 1.0]), r=1.0)
+        tensor([0.4947, 0.8157, 1.3448, 1.3448])
+    """
+    return torch.softmax(scores / r, 0) * len(scores)
+
+
+def gibbs_against(scores: Tensor, reference: Tensor, r: float) -> Tensor:
+    """Gibbs weights of each sample by itself, normalised over a reference window [ours].
+
+    Args:
+        scores: (M,) float32, none above the largest of ``reference``.
+        reference: (W,) float32, the window's scores; NaN marks an empty place.
+        r: temperature.
+
+    Returns:
+        (M,) float32, averaging 1 over samples that are distributed as the window is. Parts of a batch get what the
+        whole would get.
+    """
+    top = reference.nan_to_num(-torch.inf).amax()
+    return torch.exp((scores - top) / r) / torch.exp((reference - top) / r).nanmean()

@@ -1,0 +1,51 @@
+"""Products of strategies: each has its say."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import mul
+
+from torch import Tensor
+
+from weighted_stream.errors import StrategyError
+from weighted_stream.signals import Signals
+from weighted_stream.strategies.base import Strategy, mean_one
+
+
+class Product(Strategy):
+    """The product of several strategies' weights, scaled back to average 1 over the batch.
+
+    ``LinUpper() * Frozen()`` is the same. If every factor weighs samples one by one (``joint`` is False) so does the
+    product, and nothing is rescaled.
+
+    Raises:
+        StrategyError: if there is no factor, or one is not a strategy.
+
+    Example:
+        >>> from weighted_stream import Frozen, LinUpper
+        >>> len((LinUpper() * Frozen() * Frozen()).factors)
+        3
+    """
+
+    def __init__(self, *factors: Strategy) -> None:
+        wrong = [factor for factor in factors if not isinstance(factor, Strategy)]
+        if not factors or wrong:
+            raise StrategyError(
+                "A product needs strategies as factors.",
+                found=f"{wrong or 'no factor'}",
+                expected="one strategy or more",
+                do="Product(LinUpper(), Frozen()), or LinUpper() * Frozen()",
+            )
+        self.factors = tuple(f for factor in factors for f in (factor.factors if type(factor) is Product else [factor]))
+        self.joint = any(factor.joint for factor in factors)
+        self.constant = all(factor.constant for factor in factors)
+
+    def weights(self, signals: Signals) -> Tensor:
+        """(B,) float32."""
+        weights = reduce(mul, (factor.weights(signals) for factor in self.factors))
+        return mean_one(weights) if self.joint else weights
+
+    def observe(self, signals: Signals) -> None:
+        """Passed on to every factor."""
+        for factor in self.factors:
+            factor.observe(signals)

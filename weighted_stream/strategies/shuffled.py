@@ -1,0 +1,49 @@
+"""Shuffled: the right weights on the wrong samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weighted_stream.signals import Signals
+from weighted_stream.strategies.base import Strategy
+from weighted_stream.strategies.options import check_integer
+
+
+class Shuffled(Strategy):
+    """The weights of another strategy, permuted within the batch: the control every weighting claim needs.
+
+    The distribution of the weights, and with it the effective sample size and the gradient noise, stays; which sample
+    gets which is chance. A gain that survives shuffling was not the weighting's. The permutation is a function of
+    ``seed`` and the step.
+
+    Args:
+        strategy: whose weights to permute.
+        seed: of the permutations.
+
+    Raises:
+        StrategyError: if ``seed`` is negative.
+
+    Example:
+        >>> from weighted_stream import LinUpper
+        >>> Shuffled(LinUpper(), seed=1).joint
+        True
+    """
+
+    joint = True
+
+    def __init__(self, strategy: Strategy, seed: int = 0) -> None:
+        self.strategy = strategy
+        self.seed = check_integer("Shuffled", "seed", seed, least=0)
+        self.bound, self.constant = strategy.bound, strategy.constant
+
+    def weights(self, signals: Signals) -> Tensor:
+        """(B,) float32, a permutation of the inner strategy's."""
+        weights = self.strategy.weights(signals)
+        order = np.random.default_rng((self.seed, signals.step)).permutation(len(weights))
+        return weights[torch.from_numpy(order).to(weights.device)]
+
+    def observe(self, signals: Signals) -> None:
+        """Passed on."""
+        self.strategy.observe(signals)

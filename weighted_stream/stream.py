@@ -1,0 +1,282 @@
+"""WeightedStream: a dataset or DataLoader in, (sample, weight) out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data._utils.collate import default_collate, default_convert
+
+from weighted_stream.collate import TagCollate, with_sample_id
+from weighted_stream.errors import SampleIdError, SourceError, StrategyError, UnboundError
+from weighted_stream.feedback import Batch, Feedback
+from weighted_stream.loader import WeightedLoader, epoch_seed
+from weighted_stream.rebuild import loader_arguments, rebuild
+from weighted_stream.sources import source_for
+from weighted_stream.sources.ids import check_id
+from weighted_stream.store import WeightStore
+from weighted_stream.strategies.base import Strategy
+from weighted_stream.strategies.options import check_integer
+from weighted_stream.weight import Weight
+
+
+class WeightedStream:
+    """Wraps a dataset or DataLoader so that each batch comes with the weight of its samples.
+
+    The model and the loss stay as they are, but for one product::
+
+        stream = WeightedStream(dataset, LinUpper(), store="run/weights")
+        for batch, weight in stream.loader(batch_size=32, shuffle=True, num_workers=4):
+            losses = per_sample_loss(model(batch), batch)    # (32,), unreduced
+            (losses * weight).mean().backward()              # the product is the feedback
+
+    Args:
+        data: a torch map-style or iterable dataset, a list or array, a MosaicML ``StreamingDataset``, a WebDataset
+            pipeline, our `ParquetDataset`, a Hugging Face ``Dataset`` or ``IterableDataset``, or a ``DataLoader`` over
+            any of them (of any class; it is built again with its own arguments).
+        strategy: turns signals into weights.
+        store: where losses and weights are remembered: a directory, an open `WeightStore`, or None for a temporary
+            place that is gone when the stream is.
+        id_fn: who a sample is, where the dataset does not say: the name of a column, or a function sample -> int or
+            str, e.g. `content_id`. By default each source has its own way (index; shard and row).
+        as_dict: put the ids into dict samples and batches under ``"sample_id"`` (int64), and yield those alone, for
+            frameworks that take dicts; `weight` makes the `Weight` of such a batch.
+
+    Raises:
+        SourceError: for something that cannot be wrapped, or is empty.
+        SampleIdError: if the samples have no id and ``id_fn`` is missing.
+        StrategyError: if ``strategy`` is none.
+        StoreError, StoreMismatchError: for a store that cannot be used, or belongs to another dataset.
+
+    Example:
+        >>> from weighted_stream import LinUpper, WeightedStream
+        >>> stream = WeightedStream([1.0, 2.0, 3.0, 5.0], LinUpper(r=0.4))
+        >>> for losses, weight in stream.loader(batch_size=4):
+        ...     print(weight.resolve(losses))
+        tensor([0.1386, 0.4838, 1.6888, 1.6888])
+        >>> stream.store.get([3])["last_loss"]
+        array([5.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        strategy: Strategy,
+        *,
+        store: WeightStore | str | PathLike[str] | None = None,
+        id_fn: str | Callable[[Any], int | str] | None = None,
+        as_dict: bool = False,
+    ) -> None:
+        if not isinstance(strategy, Strategy):
+            raise StrategyError(
+                "WeightedStream needs a strategy.",
+                found=repr(strategy),
+                expected="a Strategy object such as LinUpper()",
+                do="WeightedStream(data, LinUpper()), or make_strategy('linupper') for a name",
+            )
+        if isinstance(data, (WeightedStream, WeightedLoader)):
+            raise SourceError(
+                "This is a WeightedStream already.",
+                found=type(data).__name__,
+                expected="a dataset or DataLoader without ids",
+                do="wrap the dataset itself",
+            )
+        loader = _torch_loader(data)
+        self._wrapped_loader = loader
+        self._source = source_for(data if loader is None else loader.dataset, id_fn)
+        self._as_dict = as_dict
+        if not isinstance(store, WeightStore):
+            store = WeightStore(store, fingerprint=self._source.fingerprint())
+        else:
+            store.bind(self._source.fingerprint())
+        self._feedback: Feedback | None = Feedback(strategy, store)
+        self._token = self._feedback.token
+        self._begun = 0
+        # A DataLoader asks by class whether to read by index or in order.
+        self.__class__ = _LoaderStream if loader is not None else _IterableStream if self._source.iterable else _MapStream
+
+    @property
+    def strategy(self) -> Strategy:
+        """What makes the weights."""
+        return self._live().strategy
+
+    @property
+    def store(self) -> WeightStore:
+        """What is remembered per sample, with all feedback so far in it."""
+        store = self._live().store
+        assert isinstance(store, WeightStore)
+        return store
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the latest ``for`` over a loader is in, from 0."""
+        return max(self._begun - 1, 0)
+
+    def loader(self, *, seed: int = 0, **arguments: Any) -> WeightedLoader:
+        """A loader of ``(batch, weight)`` pairs.
+
+        Args:
+            seed: of the order with ``shuffle=True``, which is a function of seed and epoch, and of the workers' random
+                state; a wrapped DataLoader keeps its own.
+            **arguments: those of `torch.utils.data.DataLoader`. If a DataLoader was wrapped, its own are the default.
+
+        Raises:
+            SourceError: for an unknown argument, or shuffling of a dataset that cannot be reordered from outside.
+        """
+        check_integer("loader", "seed", seed, least=0)
+        own = {} if self._wrapped_loader is None else loader_arguments(self._wrapped_loader)
+        if own:
+            for replaced in _replaced_by(arguments):
+                own.pop(replaced, None)
+        arguments = own | arguments
+        reseed = self._shuffle(arguments, seed)
+        batched = arguments.get("batch_size", 1) is not None or arguments.get("batch_sampler") is not None
+        collate_fn = arguments.get("collate_fn") or (default_collate if batched else default_convert)
+        arguments["collate_fn"] = TagCollate(collate_fn, self._as_dict)
+        kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
+
+        def begin_epoch() -> None:
+            self._begun += 1
+            self._source.set_epoch(self.epoch)
+            if reseed is not None:
+                reseed.manual_seed(epoch_seed(seed, self.epoch))
+
+        loader = rebuild(kind, self._source.dataset, arguments)
+        return WeightedLoader(loader, self._live(), begin_epoch, self._as_dict)
+
+    def _shuffle(self, arguments: dict[str, Any], seed: int) -> torch.Generator | None:
+        """Set up ``shuffle=True``; the generator to seed at each epoch, if it is ours."""
+        shuffle = arguments.pop("shuffle", None)
+        if shuffle and self._source.iterable:
+            self._source.set_shuffle(seed)
+        if arguments.get("generator") is not None or self._wrapped_loader is not None:
+            if shuffle and not self._source.iterable:
+                arguments["sampler"] = RandomSampler(self._sized(), generator=arguments.get("generator"))
+            return None
+        generator = arguments["generator"] = torch.Generator()
+        if shuffle and not self._source.iterable:
+            if arguments.get("sampler") is not None or arguments.get("batch_sampler") is not None:
+                arguments["shuffle"] = True  # torch has a clear error for this
+            else:
+                arguments["sampler"] = RandomSampler(self._sized(), generator=generator)
+        return generator
+
+    def _sized(self) -> Any:
+        return self._source.dataset
+
+    def weight(self, ids: Tensor | Sequence[int]) -> Weight:
+        """The `Weight` of samples known by their ids, e.g. of a dict batch: ``stream.weight(batch["sample_id"])``.
+
+        Each call is a batch of its own: keep the Weight if the batch may be run again.
+
+        Args:
+            ids: (B,) int64.
+
+        Raises:
+            SampleIdError: for ids that are none.
+        """
+        array = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
+        if array.ndim != 1 or array.dtype.kind not in "iu" or (len(array) and array.min() < 0):
+            raise SampleIdError(
+                "These are no sample ids.",
+                found=f"{array.dtype} of shape {array.shape}",
+                expected="non-negative integers of shape (B,)",
+                do='pass batch["sample_id"] as the loader made it',
+            )
+        return Weight(Batch(array.astype(np.int64)), self._live())
+
+    def stats(self) -> dict[str, float]:
+        """Figures to log: those of `WeightStore.stats`, and ``step`` and ``epoch`` of this stream."""
+        return {**self.store.stats(), "step": float(self._live().step), "epoch": float(self.epoch)}
+
+    def close(self) -> None:
+        """Write down what is under way and close the store. Also at the end of a ``with`` block."""
+        self.store.close()
+
+    def __enter__(self) -> WeightedStream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For a worker: it reads samples and knows whose they are; strategy and store stay in the main process.
+        return {**self.__dict__, "_feedback": None, "_wrapped_loader": None}
+
+    def __repr__(self) -> str:
+        return f"WeightedStream({self._source.fingerprint().name}, {self.strategy!r})"
+
+    def _live(self) -> Feedback:
+        if self._feedback is None:
+            raise UnboundError(
+                "This is a worker's copy of a WeightedStream.",
+                found="a copy that only reads samples",
+                expected="the stream of the main process",
+                do="ask for store, stats and loaders in the process that made the stream",
+            )
+        return self._feedback
+
+    def _pair(self, item: tuple[Any, Any]) -> Any:
+        """``(sample, weight)`` of ``(id, sample)``, for DataLoaders that the user makes."""
+        ids, sample = item
+        if self._as_dict:
+            return with_sample_id(dict(sample) if isinstance(sample, dict) else sample, ids)
+        array = np.array([ids] if isinstance(ids, int) else ids, np.int64)
+        return sample, Weight(Batch(array), self._token if self._feedback is None else self._feedback)
+
+
+class _MapStream(WeightedStream, Dataset[Any]):
+    """A stream that is read by index."""
+
+    def __len__(self) -> int:
+        return len(self._source.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._pair(self._source.dataset[index])
+
+    def __getitems__(self, indices: list[Any]) -> list[Any]:
+        return [self._pair(item) for item in zip(*self._source.dataset.__getitems__(indices), strict=True)]  # type: ignore[attr-defined]
+
+
+class _IterableStream(WeightedStream, IterableDataset[Any]):
+    """A stream that is read in order."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._pair, self._source.dataset)
+
+    def __len__(self) -> int:
+        return len(self._source.dataset)  # type: ignore[arg-type]
+
+
+class _LoaderStream(WeightedStream):
+    """A stream around a DataLoader: a ``for`` over it is a ``for`` over `loader()`."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader())
+
+    def __len__(self) -> int:
+        return len(self.loader())
+
+
+def _torch_loader(data: Any) -> DataLoader[Any] | None:
+    """The DataLoader in ``data``, if it is one."""
+    return data if isinstance(data, DataLoader) else None
+
+
+def _replaced_by(arguments: dict[str, Any]) -> set[str]:
+    """Which arguments of a wrapped loader give way to these, because torch takes only one of them."""
+    replaced = set(arguments)
+    if "batch_sampler" in arguments:
+        replaced |= {"batch_size", "sampler", "drop_last"}
+    if replaced & {"batch_size", "sampler", "shuffle", "drop_last"}:
+        replaced |= {"batch_sampler"}
+    if "shuffle" in arguments:
+        replaced |= {"sampler"}
+    if arguments.get("num_workers") == 0:
+        replaced |= {"prefetch_factor", "multiprocessing_context", "persistent_workers"}
+    return replaced

@@ -1,0 +1,169 @@
+"""Weight: what a trainer multiplies its losses by. The product is the feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from weighted_stream.feedback import Batch, Feedback, live_feedback
+
+
+class Weight:
+    """The weights of the samples of one batch, decided at the moment of use.
+
+    A loader yields ``(batch, weight)``. ``losses * weight`` (or ``weight * losses``, ``torch.mul``) asks the strategy
+    for weights given these losses, writes losses and weights to the store under the samples' ids, and returns the
+    product, (B,). All of that happens once per batch: a batch that is run again gets weights again, but is not
+    counted again. The weights are detached, float32, and live on the losses' device; the losses keep their graph.
+
+    Losses that are NaN or inf get weight 0 and add 0 to the product; they are counted, and never enter an average. (If
+    the *forward* pass of such a sample is NaN, its gradient is too: no weight can undo that.)
+
+    Slices are parts of the same batch: ``weight[:16]``, ``weight[mask]``, ``weight.split(16)``. A part can be resolved
+    if the strategy weighs samples one by one, or after the whole batch was resolved.
+
+    Not made by hand: it comes from `WeightedStream.loader`, from `WeightedStream.weight`, or out of a stream's items.
+
+    Example:
+        >>> import torch
+        >>> from weighted_stream import LinUpper, WeightedStream
+        >>> stream = WeightedStream([1.0, 2.0, 3.0, 5.0], LinUpper())
+        >>> for batch, weight in stream.loader(batch_size=4):
+        ...     losses = batch.requires_grad_()          # stands for: per-sample losses of the model
+        ...     (losses * weight).mean().backward()
+        >>> weight.ids, weight.tensor()
+        (tensor([0, 1, 2, 3]), tensor([0.4947, 0.8157, 1.3448, 1.3448]))
+    """
+
+    __slots__ = ("_batch", "_feedback", "_positions")
+    __array_ufunc__ = None  # numpy must ask us, and is told that losses are tensors
+
+    def __init__(
+        self, batch: Batch, feedback: Feedback | str, positions: NDArray[np.int64] | None = None
+    ) -> None:
+        self._batch = batch
+        self._feedback = feedback  # its token, while it lives in another process
+        self._positions = positions
+
+    @property
+    def ids(self) -> Tensor:
+        """The samples' ids, (B,) int64 on the host."""
+        return torch.from_numpy(self._ids())
+
+    def resolve(self, losses: Tensor, *, ids: Tensor | Sequence[int] | None = None) -> Tensor:
+        """The weights for these losses; the same feedback as the product.
+
+        Args:
+            losses: (B,) float, one per sample, unreduced.
+            ids: the ids the losses belong to, if the trainer knows them: checked against the batch's.
+
+        Returns:
+            (B,) float32, detached, on the losses' device.
+
+        Raises:
+            LossError: if losses are not (B,) floats, or belong to another batch.
+            WindowError: for a part of a batch, if the strategy needs the losses of all of it.
+            UnboundError: in a process where the stream does not live.
+        """
+        return self._live().resolve(self._batch, self._positions, losses, ids)[0]
+
+    def tensor(self) -> Tensor:
+        """The weights without new losses: those last resolved, else what the strategy can say from the store alone.
+
+        Returns:
+            (B,) float32; on the host if not resolved yet.
+
+        Raises:
+            LossError: if not resolved yet and the strategy needs this step's losses.
+        """
+        return self._live().tensor(self._batch, self._positions)
+
+    def __mul__(self, losses: Tensor) -> Tensor:
+        return _times(self, losses)
+
+    __rmul__ = __mul__
+
+    _PRODUCTS: ClassVar[frozenset[Any]] = frozenset(
+        {torch.mul, torch.multiply, Tensor.mul, Tensor.multiply, Tensor.__mul__, Tensor.__rmul__}
+    )
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Tensor:
+        left, right, *more = (*args, None, None)[:3]
+        if func in cls._PRODUCTS and not kwargs and more == [None] and isinstance(left, Weight) != isinstance(right, Weight):
+            return _times(left, right) if isinstance(left, Weight) else _times(right, left)
+        name = getattr(func, "__name__", str(func))
+        raise TypeError(
+            f"A Weight takes part in one operation, the product with its batch's losses.\n  found:    torch.{name}\n"
+            "  expected: losses * weight, with losses (B,)\n  to do:    use weight.resolve(losses) for the weights as "
+            "a tensor"
+        )
+
+    def __len__(self) -> int:
+        return len(self._batch.ids) if self._positions is None else len(self._positions)
+
+    def __getitem__(self, which: Any) -> Weight:
+        """A part of the batch: an int, a slice, a boolean mask or indices (list, array or tensor)."""
+        if isinstance(which, Tensor):
+            which = which.cpu().numpy()
+        everything = np.arange(len(self._batch.ids)) if self._positions is None else self._positions
+        positions = everything[[which]] if isinstance(which, (int, np.integer)) else everything[which]
+        return Weight(self._batch, self._feedback, positions)
+
+    def split(self, size: int) -> tuple[Weight, ...]:
+        """Parts of ``size`` samples, the last one smaller; like `torch.Tensor.split`."""
+        return tuple(self[start : start + size] for start in range(0, len(self), size))
+
+    def to(self, *args: Any, **kwargs: Any) -> Weight:
+        """Itself: weights are made on the device of the losses. So helpers that move a batch may move a Weight."""
+        return self
+
+    def pin_memory(self, device: Any = None) -> Weight:
+        """Itself; nothing of it goes to the device."""
+        return self
+
+    @staticmethod
+    def collate(weights: Sequence[Weight], *, collate_fn_map: Any = None) -> Weight:
+        """One Weight of several, for collate functions of your own; `torch.utils.data.default_collate` knows it."""
+        ids = np.concatenate([weight._ids() for weight in weights])
+        return Weight(Batch(ids), weights[0]._feedback)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        token = self._feedback if isinstance(self._feedback, str) else self._feedback.token
+        return _arrive, (token, self._ids().tobytes())
+
+    def __repr__(self) -> str:
+        return f"Weight({len(self)} samples, ids={self._ids()[:4].tolist()}{'…' if len(self) > 4 else ''})"
+
+    def _ids(self) -> NDArray[np.int64]:
+        return self._batch.ids if self._positions is None else self._batch.ids[self._positions]
+
+    def _live(self) -> Feedback:
+        if isinstance(self._feedback, str):
+            self._feedback = live_feedback(self._feedback)
+        return self._feedback
+
+
+@torch.compiler.disable
+def _times(weight: Weight, losses: Tensor) -> Tensor:
+    """The product. Out of reach of torch.compile, which goes on before and after it."""
+    weights, finite = weight._live().resolve(weight._batch, weight._positions, losses, None)
+    if finite is not None:
+        losses = torch.where(finite, losses, 0.0)
+    return losses * weights
+
+
+def _arrive(token: str, ids: bytes) -> Weight:
+    """A Weight as it comes out of a worker's queue: bound to its stream again at first use."""
+    return Weight(Batch(np.frombuffer(ids, np.int64)), token)
+
+
+default_collate_fn_map[Weight] = Weight.collate
