@@ -47,7 +47,7 @@ class Column:
         return f"Column({self.name!r})"
 
 
-def identify(id_fn: IdFn, sample: Any, position: int) -> int:
+def identify(id_fn: IdFn, sample: Any, position: object) -> int:
     """The id that ``id_fn`` gives a sample, checked; errors name the sample by its ``position``.
 
     Raises:

@@ -26,6 +26,7 @@ def resolve_subset(data: Any) -> tuple[Any, Rows | None]:
     """The dataset under (nested) `Subset`, and the row there of each item; None where they agree."""
     rows: Rows | None = None
     while isinstance(data, Subset):
+        base: Any = data.dataset
         indices = np.asarray(data.indices)
         if indices.size and indices.dtype.kind not in "iu":
             raise SourceError(
@@ -36,9 +37,9 @@ def resolve_subset(data: Any) -> tuple[Any, Rows | None]:
             )
         indices = indices.astype(np.int64, copy=False)
         if indices.size and indices.min() < 0:
-            indices = np.where(indices < 0, indices + len(data.dataset), indices)  # type: ignore[arg-type]
+            indices = np.where(indices < 0, indices + len(base), indices)
         rows = indices if rows is None else indices[rows]
-        data = data.dataset
+        data = base
     return data, rows
 
 

@@ -1,0 +1,117 @@
+"""Parquet files: a row is identified by (file, row)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from weighted_stream.errors import SourceError
+from weighted_stream.sources.base import Fingerprint, Source
+from weighted_stream.sources.ids import ROW_BITS, shard_base
+from weighted_stream.sources.keys import IdFn, by, identify
+from weighted_stream.sources.parquet_dataset import ParquetDataset, Row
+from weighted_stream.sources.parquet_files import ParquetFiles
+from weighted_stream.sources.wrapping import Forwarding
+
+__all__ = ["ParquetDataset", "ParquetSource", "TaggedParquet", "row_ids"]
+
+
+class TaggedParquet(Forwarding, IterableDataset[tuple[int, Row]]):
+    """A `ParquetDataset` with ids: items are ``(id, row)``."""
+
+    def __init__(self, data: ParquetDataset, id_fn: IdFn | None) -> None:
+        self._wrapped, self._id_fn = data, id_fn
+
+    def __len__(self) -> int:
+        return len(self._wrapped)
+
+    def __iter__(self) -> Iterator[tuple[int, Row]]:
+        return iter(self._wrapped.deliver(self._tag))
+
+    def _tag(self, file: int, start: int, rows: list[Row]) -> list[tuple[int, Row]]:
+        key = self._wrapped.files.keys[file]
+        if self._id_fn is None:
+            return list(zip(row_ids(key, start, start + len(rows)), rows, strict=True))
+        return [(identify(self._id_fn, row, f"{key}:{i}"), row) for i, row in enumerate(rows, start)]
+
+
+def row_ids(key: str, start: int, stop: int) -> list[int]:
+    """`shard_id` of the rows ``start`` to ``stop`` of the file ``key``, in bulk.
+
+    Example:
+        >>> from weighted_stream.sources.ids import shard_id
+        >>> row_ids("a.parquet", 5, 7) == [shard_id("a.parquet", 5), shard_id("a.parquet", 6)]
+        True
+    """
+    ids: list[int] = []
+    while start < stop:
+        block = start >> ROW_BITS
+        end = min(stop, (block + 1) << ROW_BITS)
+        base = shard_base(key, block) - (block << ROW_BITS)
+        ids.extend(range(base + start, base + end))
+        start = end
+    return ids
+
+
+class ParquetSource(Source):
+    """Rows of a `ParquetDataset`: an id is made of (file name, row of the file), or by ``id_fn``.
+
+    The file name is the path below the directory, or below the fixed part of the glob pattern, that the
+    dataset was given, and the base name of a file given by itself. So ids stay when the dataset moves, when
+    files are added, and when row groups are read in another order; they change when a file is renamed or
+    its rows are reordered.
+
+    Args:
+        data: the dataset. It is not changed: `set_shuffle` acts on a copy, `set_epoch` on both.
+        id_fn: row -> int or str, unique per row.
+
+    Raises:
+        SourceError: if the ids of two files meet.
+    """
+
+    def __init__(self, data: ParquetDataset, id_fn: IdFn | None = None) -> None:
+        self._data, self._id_fn = copy(data), id_fn
+        if id_fn is None:
+            _check_bases(data.files)
+        self._dataset = TaggedParquet(self._data, id_fn)
+
+    @staticmethod
+    def matches(data: Any) -> bool:
+        """Whether ``data`` is a `ParquetDataset`, and no subclass with an ``__iter__`` of its own."""
+        return isinstance(data, ParquetDataset) and type(data).__iter__ is ParquetDataset.__iter__
+
+    @property
+    def dataset(self) -> TaggedParquet:
+        """The dataset with ids."""
+        return self._dataset
+
+    def fingerprint(self) -> Fingerprint:
+        """The columns common to all files, and with ids by row the rows per file."""
+        files = self._data.files
+        shards = dict(zip(files.keys, files.rows, strict=True)) if self._id_fn is None else {}
+        return Fingerprint("parquet", ",".join(files.common) + by(self._id_fn), shards=shards)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle for this epoch from the next iteration on, in running workers too."""
+        self._data.set_epoch(epoch)
+
+    def set_shuffle(self, seed: int) -> None:
+        """Switch shuffling on; not seen by workers that already run."""
+        self._data.shuffle, self._data.seed = True, seed
+
+
+def _check_bases(files: ParquetFiles) -> None:
+    names: dict[int, str] = {}
+    for key, rows in zip(files.keys, files.rows, strict=True):
+        for block in range(-(-rows // (1 << ROW_BITS))):
+            other = names.setdefault(shard_base(key, block), key)
+            if other != key:
+                raise SourceError(
+                    "The ids of two Parquet files meet.",
+                    found=f"the same hash for {other!r} and {key!r}",
+                    expected="different ids",
+                    do="rename one of the files, or pass id_fn=",
+                )

@@ -1,0 +1,197 @@
+"""A torch dataset of the rows of Parquet files, split over ranks and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from weighted_stream.errors import SourceError
+from weighted_stream.sources.parquet_files import ParquetFiles, PathLike, read_footers, unreadable
+from weighted_stream.sources.sharding import (
+    Piece,
+    buffer_shuffle,
+    check_replica,
+    pieces,
+    reader,
+    replica,
+    share,
+)
+
+T = TypeVar("T")
+Row: TypeAlias = dict[str, Any]
+Block: TypeAlias = tuple[int, int, list[Row]]  # file, row of the file, rows from there
+
+# A Parquet file is opened once per visit of its row groups; shuffled visits jump between files.
+OPEN_FILES = 8
+# Read-ahead per column: without it a whole column chunk is read at once.
+READ_BYTES = 1 << 20
+
+
+class ParquetDataset(IterableDataset[Row]):
+    """The rows of Parquet files as dicts ``{column: value}``, split over ranks and `DataLoader` workers.
+
+    Every row is delivered exactly once per epoch over all ranks and workers. The row groups form one line
+    (in the order of the files' names, or shuffled), and each reader — a worker of a rank — takes a run of
+    it: the shares of readers, and of ranks, differ by one row at most, so the batch counts of ranks by
+    ``num_workers`` at most. A row group at the border of two shares is read by both, so write a few row
+    groups per reader.
+
+    ``shuffle`` shuffles the row groups of all files, the same way for all readers, then the rows of a
+    reader within a buffer. The order depends on (seed, epoch, reader, number of readers) only. Files
+    written in some order (by date, by source) mix only as far as ``buffer_size`` reaches over row groups.
+
+    Memory per reader: ``batch_rows`` rows, one megabyte per column, and with ``shuffle`` ``buffer_size``
+    rows.
+
+    Args:
+        paths: a file, a directory (its ``.parquet`` files at any depth), a glob pattern, or a list of
+            those. Files on local or mounted file systems; hive partition columns (``year=2020/``) are not
+            added.
+        columns: names of the columns to read; None for all.
+        shuffle: shuffle from ``seed`` and the epoch.
+        seed: a non-negative int.
+        buffer_size: rows that are shuffled among each other.
+        batch_rows: rows that are decoded at once.
+        replica: (rank, world size); None asks `torch.distributed`, or ``RANK`` and ``WORLD_SIZE`` if it is
+            not initialised. ``(0, 1)`` where the trainer distributes the samples itself (accelerate, HF
+            Trainer).
+
+    Raises:
+        SourceError: if there is no file or row, two files have the same name, a file cannot be read
+            (damaged data, as against a damaged footer, only when it is reached), a column is missing, or
+            files differ in their schema.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> pq.write_table(pa.table({"text": ["a", "b"], "n": [1, 2]}), f"{folder.name}/0.parquet")
+        >>> list(ParquetDataset(folder.name, columns=["text"]))
+        [{'text': 'a'}, {'text': 'b'}]
+        >>> folder.cleanup()
+    """
+
+    def __init__(
+        self,
+        paths: PathLike | Iterable[PathLike],
+        *,
+        columns: Sequence[str] | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        buffer_size: int = 10_000,
+        batch_rows: int = 1024,
+        replica: tuple[int, int] | None = None,
+    ) -> None:
+        for name, value, least in (
+            ("seed", seed, 0),
+            ("buffer_size", buffer_size, 1),
+            ("batch_rows", batch_rows, 1),
+        ):
+            if value < least:
+                raise SourceError(
+                    f"ParquetDataset has an impossible {name}.",
+                    found=value,
+                    expected=f"an int of at least {least}",
+                    do=f"pass another {name}=",
+                )
+        self.files: ParquetFiles = read_footers(paths, [columns] if isinstance(columns, str) else columns)
+        self.shuffle, self.seed, self.buffer_size, self.batch_rows = shuffle, seed, buffer_size, batch_rows
+        self._replica = None if replica is None else check_replica(replica)
+        self._parent_replica: tuple[int, int] | None = None
+        self._epoch: Any = torch.zeros((), dtype=torch.int64, device="cpu")
+        self._share_epoch()
+
+    def _share_epoch(self) -> None:
+        # Shared memory: workers that already run (persistent_workers=True) see a new epoch, too.
+        self._epoch.share_memory_()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A spawned worker has no process group to ask for its rank: it takes along what its parent knows.
+        return {**self.__dict__, "_parent_replica": self.replica}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._share_epoch()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration is shuffled for."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, for running workers too; it takes effect with the next iteration."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def replica(self) -> tuple[int, int]:
+        """(rank, world size) that the rows are split for."""
+        if self._replica is not None:
+            return self._replica
+        if get_worker_info() is not None and self._parent_replica is not None:
+            return self._parent_replica
+        return replica()
+
+    def __len__(self) -> int:
+        """Rows that this rank delivers per epoch, over all its workers."""
+        start, stop = share(sum(self.files.rows), *self.replica)
+        return stop - start
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.deliver(lambda file, start, rows: rows)
+
+    def deliver(self, make: Callable[[int, int, list[Row]], list[T]]) -> Iterator[T]:
+        """The items that ``make(file number, row of the file, rows)`` makes of each block, shuffled."""
+        part, parts = reader(*self.replica)
+        groups, epoch = self.files.group_rows, self.epoch
+        order = np.arange(len(groups))
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(groups))
+        blocks = (make(*block) for block in self._read(pieces(groups, order, part, parts)))
+        if not self.shuffle:
+            return chain.from_iterable(blocks)
+        rng = np.random.default_rng([self.seed, epoch, part, parts])
+        return buffer_shuffle(blocks, self.buffer_size, rng)
+
+    def _read(self, plan: list[Piece]) -> Iterator[Block]:
+        opened = lru_cache(OPEN_FILES)(self._open)
+        files = self.files
+        for group, start, stop in plan:
+            file, number = int(files.group_file[group]), int(files.group_number[group])
+            try:
+                position = 0
+                for batch in opened(file).iter_batches(
+                    self.batch_rows, row_groups=[number], columns=list(files.columns), use_threads=False
+                ):
+                    first, last = max(start - position, 0), min(stop - position, len(batch))
+                    if first < last:
+                        rows = batch.slice(first, last - first).to_pylist()
+                        yield file, int(files.group_start[group]) + position + first, rows
+                    position += len(batch)
+                    if position >= stop:
+                        break
+            except (pa.ArrowException, OSError) as error:
+                raise unreadable(f"{files.paths[file]} (row group {number})", error) from error
+            if position < stop:
+                raise self._changed(file, f"{position} rows in row group {number}")
+
+    def _open(self, file: int) -> Any:
+        path, rows = self.files.paths[file], self.files.rows[file]
+        opened = pq.ParquetFile(path, buffer_size=READ_BYTES, page_checksum_verification=True)
+        if opened.metadata.num_rows != rows:
+            raise self._changed(file, f"{opened.metadata.num_rows} rows")
+        return opened
+
+    def _changed(self, file: int, found: str) -> SourceError:
+        return SourceError(
+            f"The Parquet file {self.files.paths[file]} has changed while it was in use.",
+            found=found,
+            expected=f"{self.files.rows[file]} rows, as when the dataset was made",
+            do="make the dataset again; write new data to new files",
+        )

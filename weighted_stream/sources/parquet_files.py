@@ -1,0 +1,191 @@
+"""Find Parquet files, name them durably, and read their footers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from glob import escape, glob, has_magic
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weighted_stream.errors import SourceError
+from weighted_stream.sources.sharding import Ints
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+
+
+@dataclass(frozen=True)
+class ParquetFiles:
+    """Files in the order of their keys, and their row groups in file order.
+
+    Attributes:
+        paths: where the files are.
+        keys: their durable names.
+        rows: rows per file.
+        columns: the columns to read.
+        common: the columns that every file has, sorted.
+        group_file: per row group, its file.
+        group_number: per row group, its number in the file.
+        group_start: per row group, the row of the file it starts at.
+        group_rows: per row group, its rows.
+    """
+
+    paths: tuple[str, ...]
+    keys: tuple[str, ...]
+    rows: tuple[int, ...]
+    columns: tuple[str, ...]
+    common: tuple[str, ...]
+    group_file: Ints
+    group_number: Ints
+    group_start: Ints
+    group_rows: Ints
+
+
+def read_footers(paths: PathLike | Iterable[PathLike], columns: Sequence[str] | None) -> ParquetFiles:
+    """Find the files and read their footers.
+
+    Raises:
+        SourceError: if there is no file, or no row, two files have the same key, one is no Parquet file, a
+            column is missing, or files differ in their schema.
+    """
+    files = find_files(paths)
+    types: dict[str, pa.DataType] = {}
+    common: set[str] = set()
+    rows, groups = [], []
+    for number, path in enumerate(files.values()):
+        try:
+            footer = pq.read_metadata(path)
+            schema = footer.schema.to_arrow_schema()
+        except (pa.ArrowException, OSError) as error:
+            raise unreadable(path, error) from error
+        found = _selected(path, schema, columns)
+        if not number:
+            types, common = found, set(schema.names)
+        elif found != types:
+            raise _differs(path, found, next(iter(files.values())), types)
+        common &= set(schema.names)
+        rows.append(footer.num_rows)
+        sizes = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+        starts = (np.cumsum(sizes) - sizes).tolist()
+        groups += [(number, *group) for group in zip(range(len(sizes)), starts, sizes, strict=True)]
+    if not sum(rows):
+        raise SourceError(
+            "These Parquet files hold no rows.",
+            found=f"0 rows in {len(files)} file(s), the first {next(iter(files.values()))}",
+            expected="at least one row",
+            do="check how the files were written",
+        )
+    table = np.array(groups, dtype=np.int64).T
+    return ParquetFiles(
+        tuple(files.values()), tuple(files), tuple(rows), tuple(types), tuple(sorted(common)), *table
+    )
+
+
+def find_files(paths: PathLike | Iterable[PathLike]) -> dict[str, str]:
+    """Path per key, in the order of the keys.
+
+    A file of a directory (searched in depth; names that begin with ``_`` or ``.`` are skipped) or of a glob
+    pattern is named by its path below the directory, or below the part of the pattern before its first
+    wildcard; a file given by itself is named by its base name. So names stay when the data moves or grows.
+
+    Raises:
+        SourceError: if a path holds no file, is a URL, or two files have the same name.
+    """
+    files: dict[str, str] = {}
+    for path in [paths] if isinstance(paths, (str, os.PathLike)) else list(paths):
+        for key, file in _expand(os.fspath(path)):
+            if key in files:
+                raise SourceError(
+                    f"Two Parquet files are named {key!r}, so their rows would share ids.",
+                    found=f"{files[key]} and {file}",
+                    expected="different names",
+                    do="rename one, name each file once, or pass a directory or a glob that holds both",
+                )
+            files[key] = file
+    if not files:
+        raise _no_files("an empty list of paths")
+    return dict(sorted(files.items()))
+
+
+def _expand(path: str) -> Iterator[tuple[str, str]]:
+    if "://" in path:
+        raise SourceError(
+            "ParquetDataset reads local files only.",
+            found=path,
+            expected="a path of a file system that is mounted",
+            do="copy the files here, or mount the bucket",
+        )
+    if os.path.isfile(path):
+        yield os.path.basename(path), path
+        return
+    if os.path.isdir(path):
+        root, pattern = Path(path), os.path.join(escape(path), "**", "*.parquet")
+    elif has_magic(path):
+        root, pattern = _root(path), path
+    else:
+        raise _no_files(path)
+    found = glob(pattern, recursive=True)
+    below = [(Path(file).relative_to(root), file) for file in found if os.path.isfile(file)]
+    visible = [(key.as_posix(), file) for key, file in below if not any(p[0] in "._" for p in key.parts)]
+    if not visible:
+        raise _no_files(path)
+    yield from visible
+
+
+def _root(pattern: str) -> Path:
+    """The directory before the first wildcard."""
+    parts = Path(pattern).parts
+    return Path(*parts[: next(i for i, part in enumerate(parts) if has_magic(part))])
+
+
+def _no_files(found: str) -> SourceError:
+    return SourceError(
+        "There are no Parquet files here.",
+        found=found,
+        expected="a .parquet file, a directory of them, a glob pattern, or a list of those",
+        do=f"check the path; the working directory is {os.getcwd()}",
+    )
+
+
+def unreadable(path: str, error: Exception) -> SourceError:
+    """The error for a file that is no Parquet file, or is damaged."""
+    return SourceError(
+        f"Cannot read the Parquet file {path}.",
+        found=f"{type(error).__name__}: {error}",
+        expected="a whole Parquet file",
+        do="write or copy the file again (an interrupted copy ends early)",
+    )
+
+
+def _selected(path: str, schema: pa.Schema, columns: Sequence[str] | None) -> dict[str, pa.DataType]:
+    names = list(schema.names if columns is None else columns)
+    missing = [name for name in names if name not in schema.names]
+    if missing or not names or len(set(names)) < len(names):
+        raise SourceError(
+            f"Cannot read these columns of {path}.",
+            found=f"{names}" + (f"; it has no {missing}, but {schema.names}" if missing else ""),
+            expected="at least one column, each once, each in every file",
+            do="name other columns",
+        )
+    return {name: schema.field(name).type for name in names}
+
+
+def _differs(
+    path: str, found: dict[str, pa.DataType], first: str, types: dict[str, pa.DataType]
+) -> SourceError:
+    def shown(kinds: dict[str, pa.DataType], others: dict[str, pa.DataType]) -> str:
+        return (
+            ", ".join(f"{n}: {t}" for n, t in kinds.items() if others.get(n) != t) or "none of these columns"
+        )
+
+    return SourceError(
+        "Parquet files of one dataset differ in their schema.",
+        found=f"{shown(found, types)} in {path}",
+        expected=f"{shown(types, found)} as in {first}",
+        do="write the files alike, choose columns= that agree, or read them as two datasets",
+    )
