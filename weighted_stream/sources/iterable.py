@@ -59,6 +59,11 @@ class _StatefulTaggedIterable(Stateful, TaggedIterable):
     pass
 
 
+def tag(data: Any, id_fn: IdFn) -> TaggedIterable:
+    """``data`` with ids, and with a state if it has one."""
+    return (_StatefulTaggedIterable if is_stateful(data) else TaggedIterable)(data, id_fn)
+
+
 class IterableSource(Source):
     """An iterable dataset: a sample's id is what ``id_fn`` makes of it.
 
@@ -84,8 +89,7 @@ class IterableSource(Source):
     def __init__(self, data: Any, id_fn: IdFn | None = None) -> None:
         if id_fn is None:
             raise no_key(type(data).__name__)
-        kind = _StatefulTaggedIterable if is_stateful(data) else TaggedIterable
-        self._data, self._id_fn, self._dataset = data, id_fn, kind(data, id_fn)
+        self._data, self._id_fn, self._dataset = data, id_fn, tag(data, id_fn)
 
     @staticmethod
     def matches(data: Any) -> bool:
