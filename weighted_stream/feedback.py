@@ -51,7 +51,7 @@ class Batch:
         ids: (B,) int64.
         step: the batch's number, given at its first feedback.
         weights: (B,) as last resolved.
-        told: (B,) bool, the samples whose losses have been counted; None while there are none.
+        told: whose losses have been counted: all (True), none (False), or (B,) bool.
         scratch: see `Signals`.
     """
 
@@ -61,7 +61,7 @@ class Batch:
         self.ids = ids
         self.step: int | None = None
         self.weights: Tensor | None = None
-        self.told: NDArray[np.bool_] | None = None
+        self.told: NDArray[np.bool_] | bool = False
         self.scratch: dict[Any, Any] = {}
 
 
@@ -78,7 +78,7 @@ class Feedback:
         self.token = uuid.uuid4().hex
         self.step = 0
         self._store = store
-        self._later = Later(self._write)
+        self._later = Later()
         self._pid = os.getpid()
         self._said: set[str] = set()
         _live[self.token] = self
@@ -86,7 +86,7 @@ class Feedback:
     @property
     def store(self) -> Memory:
         """The store, with all feedback so far in it."""
-        self._later.flush()
+        self._later.flush(self._write)
         return self._store
 
     def resolve(
@@ -121,8 +121,8 @@ class Feedback:
     def tensor(self, batch: Batch, positions: Positions) -> Tensor:
         """Weights as last resolved, or from the store alone; see `Weight.tensor`."""
         self._check_process()
-        told = batch.told is not None and bool((batch.told if positions is None else batch.told[positions]).all())
-        if told and batch.weights is not None:
+        told = np.broadcast_to(batch.told, len(batch.ids))
+        if batch.weights is not None and (told if positions is None else told[positions]).all():
             return batch.weights if positions is None else batch.weights[torch.from_numpy(positions)]
         return self._ask(self._signals(batch, positions, None))
 
@@ -157,22 +157,28 @@ class Feedback:
         """Count what has not been counted: let the strategy learn from it and write it down."""
         assert batch.step is not None
         ids = batch.ids if positions is None else batch.ids[positions]
-        if batch.told is None:
-            batch.told = np.zeros(len(batch.ids), np.bool_)
-        told = batch.told if positions is None else batch.told[positions]
-        if told.any():
-            new = np.flatnonzero(~told)
+        if batch.told is True or not len(ids):
+            return
+        if batch.told is False and positions is None:
+            batch.told = True
+        else:
+            where = np.arange(len(batch.ids)) if positions is None else positions
+            told = np.array(np.broadcast_to(batch.told, len(batch.ids)))
+            new = np.unique(where, return_index=True)[1]  # a part may name a sample twice
+            new = np.sort(new[~told[where[new]]])
+            told[where] = True
+            batch.told = bool(told.all()) or told
             if not len(new):
                 return
-            ids, which = ids[new], torch.from_numpy(new).to(values.device)
-            values, weights = values[which], weights[which]
-        batch.told[slice(None) if positions is None else positions] = True
+            if len(new) < len(ids):
+                which = torch.from_numpy(new).to(values.device)
+                ids, values, weights = ids[new], values[which], weights[which]
         self.strategy.observe(Signals(ids, batch.step, values, lambda: self.store.get(ids), batch.scratch))
-        self._later.call(ids, values, weights, batch.step)
+        self._later.call(self._write, ids, values, weights, batch.step)
 
     def _write(self, ids: NDArray[np.int64], losses: Any, weights: Any, step: int) -> None:
         """On the host: check the weights, store the feedback, warn where it must be said."""
-        low, high = float(weights.min(initial=0.0)), float(weights.max(initial=0.0))
+        low, high = np.minimum.reduce(weights), np.maximum.reduce(weights)
         if not (low >= 0.0 and math.isfinite(high)):
             raise StrategyError(
                 f"{self.strategy!r} returned weights that are none.",
@@ -226,8 +232,8 @@ class Feedback:
                 2: "reduce over tokens within each sample: per_sample_cross_entropy, or losses.mean(1)",
             }.get(losses.ndim, "reduce all but the first dimension")
             raise _wrong_losses(f"shape {tuple(losses.shape)}", count, hint)
-        if len(losses) != count:
-            raise _wrong_losses(f"{len(losses)} losses", count, "use the weight that came with this batch, whole")
+        if losses.shape[0] != count:
+            raise _wrong_losses(f"{losses.shape[0]} losses", count, "use the weight that came with this batch, whole")
         mine = batch.ids if positions is None else batch.ids[positions]
         if ids is not None and not np.array_equal(np.asarray(ids), mine):
             raise LossError(

@@ -163,7 +163,7 @@ def _times(weight: Weight, losses: Tensor) -> Tensor:
 
 def _arrive(token: str, ids: bytes) -> Weight:
     """A Weight as it comes out of a worker's queue: bound to its stream again at first use."""
-    return Weight(Batch(np.frombuffer(ids, np.int64)), token)
+    return Weight(Batch(np.frombuffer(ids, np.int64).copy()), token)
 
 
 default_collate_fn_map[Weight] = Weight.collate

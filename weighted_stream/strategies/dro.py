@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weighted_stream.strategies.gibbs import gibbs
+from weighted_stream.strategies.gibbs import Scalar, gibbs
 from weighted_stream.strategies.loss_based import LossStrategy
 
 
@@ -33,8 +33,12 @@ class Dro(LossStrategy):
     take the batch.
 
     Options: see `LossStrategy`.
+
+    Example:
+        >>> Dro(r=2.0)
+        Dro(r=2.0, warmup_steps=0, window='batch', memory=1024)
     """
 
-    def scores(self, losses: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def scores(self, losses: Tensor, low: Scalar, high: Scalar) -> Tensor:
         """The losses themselves."""
         return losses

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weighted_stream.strategies.gibbs import gibbs, loss_range, relative_loss
+from weighted_stream.strategies.gibbs import Scalar, gibbs, loss_range, relative_loss
 from weighted_stream.strategies.loss_based import RangeStrategy
 
 
-def extremes_score(losses: Tensor, low: Tensor, high: Tensor, delta: float = 1.0) -> Tensor:
+def extremes_score(losses: Tensor, low: Scalar, high: Scalar, delta: float = 1.0) -> Tensor:
     """``f = |h|``, with h the place of each loss (M,) in the range [low, high]."""
     return relative_loss(losses, low, high, delta).abs()
 
@@ -30,7 +30,8 @@ def extremes(losses: Tensor, r: float = 1.0, delta: float = 1.0, quantile: float
         >>> extremes(torch.tensor([1.0, 2.0, 3.0, 5.0]))
         tensor([1.3448, 0.8157, 0.4947, 1.3448])
     """
-    return gibbs(extremes_score(losses, *loss_range(losses, quantile), delta), r)
+    low, high = loss_range(losses, quantile)
+    return gibbs(extremes_score(losses.clamp(low, high), low, high, delta), r)
 
 
 class Extremes(RangeStrategy):
@@ -43,6 +44,6 @@ class Extremes(RangeStrategy):
         Extremes(r=0.4, warmup_steps=0, window='batch', memory=1024, delta=1.0, quantile=None)
     """
 
-    def scores(self, losses: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def scores(self, losses: Tensor, low: Scalar, high: Scalar) -> Tensor:
         """``|h|``."""
         return extremes_score(losses, low, high, self.delta)

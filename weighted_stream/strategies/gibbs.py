@@ -5,12 +5,18 @@ Source: Sow et al., "Dynamic loss-based sample reweighting", arXiv 2502.06733 (I
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
 
-def loss_range(losses: Tensor, quantile: float | None = None) -> tuple[Tensor, Tensor]:
-    """The lowest and the highest loss of a window, as two scalars.
+Scalar: TypeAlias = float | Tensor
+"""A float, or a tensor of shape () that a device has yet to compute."""
+
+
+def loss_range(losses: Tensor, quantile: float | None = None) -> tuple[Scalar, Scalar]:
+    """The lowest and the highest loss of a window: floats for losses on the host, tensors on a device (no waiting).
 
     Args:
         losses: (M,) float32, finite.
@@ -21,18 +27,19 @@ def loss_range(losses: Tensor, quantile: float | None = None) -> tuple[Tensor, T
         low, high = torch.aminmax(losses)
     else:
         low, high = torch.quantile(losses, losses.new_tensor([quantile, 1 - quantile])).unbind()
-    return low, high
+    return (low.item(), high.item()) if losses.device.type == "cpu" else (low, high)
 
 
-def relative_loss(losses: Tensor, low: Tensor, high: Tensor, delta: float = 1.0) -> Tensor:
-    """``h = delta * (2 l - (high + low)) / max(high - low, 1e-6)``, kept in [-delta, delta]; (M,) float32.
+def relative_loss(losses: Tensor, low: Scalar, high: Scalar, delta: float = 1.0) -> Tensor:
+    """``h = delta * (2 l - (high + low)) / max(high - low, 1e-6)``, in [-delta, delta] for losses in [low, high].
 
     Example:
-        >>> relative_loss(torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor(1.0), torch.tensor(5.0))
+        >>> relative_loss(torch.tensor([1.0, 2.0, 3.0, 5.0]), 1.0, 5.0)
         tensor([-1.0000, -0.5000,  0.0000,  1.0000])
     """
-    scale = delta / (high - low).clamp_min(1e-6)
-    return ((2 * losses - (high + low)) * scale).clamp(-delta, delta)
+    width = high - low
+    width = width.clamp_min(1e-6) if isinstance(width, Tensor) else max(width, 1e-6)
+    return (losses - (high + low) / 2).mul_(2 * delta / width)
 
 
 def gibbs(scores: Tensor, r: float) -> Tensor:
@@ -47,7 +54,7 @@ def gibbs(scores: Tensor, r: float) -> Tensor:
         >>> gibbs(torch.tensor([0.0, 0.5, 1.0, 1.0]), r=1.0)
         tensor([0.4947, 0.8157, 1.3448, 1.3448])
     """
-    return torch.softmax(scores / r, 0) * len(scores)
+    return torch.softmax(scores / r, 0).mul_(scores.numel())
 
 
 def gibbs_against(scores: Tensor, reference: Tensor, r: float) -> Tensor:

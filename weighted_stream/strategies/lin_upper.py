@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weighted_stream.strategies.gibbs import gibbs, loss_range, relative_loss
+from weighted_stream.strategies.gibbs import Scalar, gibbs, loss_range, relative_loss
 from weighted_stream.strategies.loss_based import RangeStrategy
 
 
-def lin_upper_score(losses: Tensor, low: Tensor, high: Tensor, delta: float = 1.0) -> Tensor:
+def lin_upper_score(losses: Tensor, low: Scalar, high: Scalar, delta: float = 1.0) -> Tensor:
     """``f = min(h + delta, delta)``, with h the place of each loss (M,) in the range [low, high]."""
-    return (relative_loss(losses, low, high, delta) + delta).clamp_max(delta)
+    return relative_loss(losses, low, high, delta).add_(delta).clamp_max_(delta)
 
 
 def lin_upper(losses: Tensor, r: float = 1.0, delta: float = 1.0, quantile: float | None = None) -> Tensor:
@@ -30,7 +30,8 @@ def lin_upper(losses: Tensor, r: float = 1.0, delta: float = 1.0, quantile: floa
         >>> lin_upper(torch.tensor([1.0, 2.0, 3.0, 5.0]))
         tensor([0.4947, 0.8157, 1.3448, 1.3448])
     """
-    return gibbs(lin_upper_score(losses, *loss_range(losses, quantile), delta), r)
+    low, high = loss_range(losses, quantile)
+    return gibbs(lin_upper_score(losses.clamp(low, high), low, high, delta), r)
 
 
 class LinUpper(RangeStrategy):
@@ -45,6 +46,6 @@ class LinUpper(RangeStrategy):
         LinUpper(r=0.4, warmup_steps=0, window='batch', memory=1024, delta=1.0, quantile=None)
     """
 
-    def scores(self, losses: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def scores(self, losses: Tensor, low: Scalar, high: Scalar) -> Tensor:
         """``min(h + delta, delta)``."""
         return lin_upper_score(losses, low, high, self.delta)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weighted_stream.signals import Signals
 from weighted_stream.strategies.base import Strategy
-from weighted_stream.strategies.gibbs import gibbs, gibbs_against, loss_range
+from weighted_stream.strategies.gibbs import Scalar, gibbs, gibbs_against, loss_range
 from weighted_stream.strategies.options import check_choice, check_integer, check_number
 
 Window = Literal["batch", "running"]
@@ -52,15 +52,16 @@ class LossStrategy(Strategy):
         self._seen = 0
 
     @abstractmethod
-    def scores(self, losses: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """The method's formula: losses (M,) and the window's range to scores (M,)."""
+    def scores(self, losses: Tensor, low: Scalar, high: Scalar) -> Tensor:
+        """The method's formula: losses (M,) in the window's range [low, high] to scores (M,)."""
 
     def weights(self, signals: Signals) -> Tensor:
         """Mean-1 weights over the window, (B,) float32."""
         losses = self.losses(signals)
         r = WARMUP_R if signals.step < self.warmup_steps else self.r
         if self.window == "batch":
-            return gibbs(self.scores(losses, *loss_range(losses, self.quantile)), r)
+            low, high = loss_range(losses, self.quantile)
+            return gibbs(self.scores(losses if self.quantile is None else losses.clamp(low, high), low, high), r)
         if self not in signals.scratch:  # frozen for this batch, so that its parts agree
             signals.scratch[self] = None if self._seen < RUNNING_MINIMUM else self._latest().clone()
         latest = signals.scratch[self]

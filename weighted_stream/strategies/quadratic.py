@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weighted_stream.strategies.gibbs import gibbs, loss_range, relative_loss
+from weighted_stream.strategies.gibbs import Scalar, gibbs, loss_range, relative_loss
 from weighted_stream.strategies.loss_based import RangeStrategy
 
 
-def quadratic_score(losses: Tensor, low: Tensor, high: Tensor, delta: float = 1.0) -> Tensor:
+def quadratic_score(losses: Tensor, low: Scalar, high: Scalar, delta: float = 1.0) -> Tensor:
     """``f = 1 - h^2 / delta^2``, with h the place of each loss (M,) in the range [low, high]."""
     return 1 - (relative_loss(losses, low, high, delta) / delta).square()
 
@@ -30,7 +30,8 @@ def quadratic(losses: Tensor, r: float = 1.0, delta: float = 1.0, quantile: floa
         >>> quadratic(torch.tensor([1.0, 2.0, 3.0, 5.0]))
         tensor([0.5852, 1.2389, 1.5907, 0.5852])
     """
-    return gibbs(quadratic_score(losses, *loss_range(losses, quantile), delta), r)
+    low, high = loss_range(losses, quantile)
+    return gibbs(quadratic_score(losses.clamp(low, high), low, high, delta), r)
 
 
 class Quadratic(RangeStrategy):
@@ -43,6 +44,6 @@ class Quadratic(RangeStrategy):
         Quadratic(r=0.4, warmup_steps=0, window='batch', memory=1024, delta=1.0, quantile=None)
     """
 
-    def scores(self, losses: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def scores(self, losses: Tensor, low: Scalar, high: Scalar) -> Tensor:
         """``1 - h^2 / delta^2``."""
         return quadratic_score(losses, low, high, self.delta)

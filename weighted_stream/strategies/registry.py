@@ -27,7 +27,12 @@ def _plain(name: str) -> str:
 
 
 def strategy_names() -> list[str]:
-    """The names that `make_strategy` takes, built-in ones first."""
+    """The names that `make_strategy` takes, built-in ones first.
+
+    Example:
+        >>> strategy_names()[:3]
+        ['uniform', 'linupper', 'quadratic']
+    """
     return [kind.__name__.lower() for kind in _BUILT_IN] + [e.name for e in entry_points(group=ENTRY_POINT_GROUP)]
 
 
@@ -62,7 +67,7 @@ def make_strategy(name: str, **options: Any) -> Strategy:
                 do="check the spelling, or install the package that registers it",
             )
         maker = found[0].load()
-    parameters = inspect.signature(maker).parameters
+    parameters = inspect.signature(maker).parameters if options else {}
     unknown = [option for option in options if option not in parameters]
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         raise StrategyError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weighted_stream.strategies.gibbs import gibbs
+from weighted_stream.strategies.gibbs import Scalar, gibbs
 from weighted_stream.strategies.loss_based import LossStrategy
 
 
@@ -21,7 +21,7 @@ def small_loss(losses: Tensor, r: float = 1.0) -> Tensor:
     Example:
         >>> import torch
         >>> small_loss(torch.tensor([1.0, 1.0, 2.0]))
-        tensor([1.2669, 1.2669, 0.4661])
+        tensor([1.2670, 1.2670, 0.4661])
     """
     return gibbs(-losses, r)
 
@@ -32,8 +32,12 @@ class SmallLoss(LossStrategy):
     Right for noisy labels, wrong for redundant data; fragile in r (see the noisy-label benchmark).
 
     Options: see `LossStrategy`.
+
+    Example:
+        >>> SmallLoss(r=2.0)
+        SmallLoss(r=2.0, warmup_steps=0, window='batch', memory=1024)
     """
 
-    def scores(self, losses: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def scores(self, losses: Tensor, low: Scalar, high: Scalar) -> Tensor:
         """The losses with their sign changed."""
         return -losses

@@ -1,0 +1,48 @@
+# Everything runs from a fresh clone: each target sets up the environment it needs.
+#
+#   make demo         set up and train a small model uniformly and with a strategy, from real text
+#   make test         set up and run the tests with all extras (torch 2.7, Composer, MosaicML streaming)
+#   make test-newest  the same tests with the newest torch and transformers, without the two MosaicML packages
+#   make check        ruff and mypy --strict
+#   make bench        the benchmarks (set WEIGHTED_STREAM_DATA to the folder of the real data sets, if you have it)
+
+PYTHON ?= python3
+PYTHON_NEWEST ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
+DEMO ?=
+PYTEST ?=
+
+EVERYTHING := .venv/.ready
+NEWEST := .venv-newest/.ready
+
+.PHONY: demo test test-newest check bench clean
+
+demo: $(EVERYTHING)
+	.venv/bin/weighted-stream demo $(DEMO)
+
+test: $(EVERYTHING)
+	.venv/bin/python -m pytest $(PYTEST)
+
+test-newest: $(NEWEST)
+	.venv-newest/bin/python -m pytest $(PYTEST)
+
+check: $(EVERYTHING)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: $(EVERYTHING)
+	.venv/bin/python -m benchmarks
+
+clean:
+	rm -rf .venv .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis runs
+
+$(EVERYTHING): pyproject.toml constraints/everything.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints/everything.txt -e '.[all,demo,dev]'
+	touch $@
+
+$(NEWEST): pyproject.toml constraints/newest.txt
+	$(PYTHON_NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints/newest.txt \
+		-e '.[webdataset,embed,hf,lightning,report,cli,test]'
+	touch $@

@@ -1,0 +1,220 @@
+"""LinUpper, Quadratic, Extremes, Dro, SmallLoss against the published formula and its test vectors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weighted_stream import Dro, Extremes, LinUpper, Quadratic, Signals, SmallLoss, Strategy, StrategyError
+from weighted_stream.strategies.dro import dro
+from weighted_stream.strategies.extremes import extremes
+from weighted_stream.strategies.lin_upper import lin_upper
+from weighted_stream.strategies.quadratic import quadratic
+from weighted_stream.strategies.small_loss import small_loss
+
+RANGED = {"lin_upper": (lin_upper, LinUpper), "quadratic": (quadratic, Quadratic), "extremes": (extremes, Extremes)}
+losses_lists = st.lists(st.floats(0, 100, width=32), min_size=1, max_size=40)
+
+
+def signals(losses: torch.Tensor, step: int = 0, scratch: dict | None = None) -> Signals:
+    return Signals(np.arange(len(losses)), step, losses, dict, {} if scratch is None else scratch)
+
+
+def by_hand(name: str, losses: list[float], r: float, delta: float) -> list[float]:
+    """methods.md section 1, written as it stands there, in float64."""
+    low, high = min(losses), max(losses)
+    scores = []
+    for loss in losses:
+        h = delta * (2 * loss - (high + low)) / max(high - low, 1e-6)
+        scores.append({"lin_upper": min(h + delta, delta), "quadratic": 1 - h * h / delta**2, "extremes": abs(h)}[name])
+    top = max(scores)
+    powers = [math.exp((score - top) / r) for score in scores]
+    return [len(losses) * power / sum(powers) for power in powers]
+
+
+@pytest.mark.parametrize(
+    ("name", "r", "expected"),
+    [
+        ("lin_upper", 1.0, [0.4947, 0.8157, 1.3448, 1.3448]),
+        ("lin_upper", 0.4, [0.1386, 0.4838, 1.6888, 1.6888]),
+        ("quadratic", 1.0, [0.5852, 1.2389, 1.5907, 0.5852]),
+        ("quadratic", 0.4, [0.1932, 1.2599, 2.3537, 0.1932]),
+        ("extremes", 1.0, [1.3448, 0.8157, 0.4947, 1.3448]),
+        ("extremes", 0.4, [1.6888, 0.4838, 0.1386, 1.6888]),
+    ],
+)
+def test_published_vectors(name: str, r: float, expected: list[float]) -> None:
+    function, kind = RANGED[name]
+    losses = torch.tensor([1.0, 2.0, 3.0, 5.0])
+    torch.testing.assert_close(function(losses, r), torch.tensor(expected), atol=5e-5, rtol=0)
+    torch.testing.assert_close(kind(r=r).weights(signals(losses)), function(losses, r), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", RANGED)
+@given(losses=losses_lists, r=st.floats(0.2, 5), delta=st.floats(0.1, 3))
+def test_equals_the_formula(name: str, losses: list[float], r: float, delta: float) -> None:
+    if 0 < max(losses) - min(losses) < 1e-3:  # float32 cannot place losses within a range that small
+        return
+    weights = RANGED[name][0](torch.tensor(losses), r, delta)
+    # A place in the range is as precise as the losses' float32: relative to the range it may be coarse.
+    spread = max(max(losses) - min(losses), 1e-6)
+    slack = 1e-5 + 20 * delta / r * max(losses) * 1e-7 / spread
+    np.testing.assert_allclose(weights, by_hand(name, losses, r, delta), rtol=slack, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [LinUpper, Quadratic, Extremes, Dro, SmallLoss])
+@given(losses=losses_lists, order=st.randoms(use_true_random=False))
+def test_mean_one_positive_and_equivariant(kind: type[Strategy], losses: list[float], order) -> None:
+    values = torch.tensor(losses)
+    weights = kind(r=20.0).weights(signals(values))
+    assert weights.dtype == torch.float32
+    assert (weights >= 0).all()
+    assert weights.mean().item() == pytest.approx(1, abs=1e-4)
+    shuffled = list(range(len(losses)))
+    order.shuffle(shuffled)
+    torch.testing.assert_close(kind(r=20.0).weights(signals(values[shuffled])), weights[shuffled], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [LinUpper, Quadratic, Extremes, Dro, SmallLoss])
+def test_equal_losses_and_one_sample_are_uniform(kind: type[Strategy]) -> None:
+    torch.testing.assert_close(kind().weights(signals(torch.full((7,), 2.5))), torch.ones(7))
+    torch.testing.assert_close(kind().weights(signals(torch.tensor([3.0]))), torch.ones(1))
+
+
+def test_directions() -> None:
+    rising = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    assert (dro(rising, 1.0).diff() > 0).all()
+    assert (small_loss(rising, 1.0).diff() < 0).all()
+    torch.testing.assert_close(dro(rising, 0.7), torch.softmax(rising / 0.7, 0) * 4)
+    torch.testing.assert_close(small_loss(rising, 0.7), torch.softmax(-rising / 0.7, 0) * 4)
+
+
+def test_the_ratio_of_weights_is_bounded() -> None:
+    weights = lin_upper(torch.randn(500).exp(), r=0.4, delta=0.7)
+    assert (weights.max() / weights.min()).item() <= math.exp(0.7 / 0.4) * (1 + 1e-5)
+
+
+def test_warm_up_is_near_uniform_then_ends() -> None:
+    losses = torch.tensor([1.0, 2.0, 3.0, 5.0])
+    strategy = LinUpper(r=0.4, warmup_steps=3)
+    assert [(strategy.weights(signals(losses, step)) - 1).abs().max().item() < 0.02 for step in range(5)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_quantile_frees_the_range_from_one_outlier() -> None:
+    losses = torch.cat([torch.linspace(1, 2, 99), torch.tensor([1e4])])
+    plain, clipped = LinUpper(r=0.4), LinUpper(r=0.4, quantile=0.05)
+    assert plain.weights(signals(losses))[:99].std() < 1e-3
+    assert clipped.weights(signals(losses))[:99].std() > 0.3
+    low, high = np.quantile(losses.numpy(), [0.05, 0.95])
+    expected = by_hand("lin_upper", losses.clamp(float(low), float(high)).tolist(), 0.4, 1.0)
+    np.testing.assert_allclose(clipped.weights(signals(losses)), expected, rtol=1e-4)
+
+
+def feed(strategy: Strategy, losses: torch.Tensor, step: int, scratch: dict) -> torch.Tensor:
+    given_signals = signals(losses, step, scratch)
+    weights = strategy.weights(given_signals)
+    strategy.observe(given_signals)
+    return weights
+
+
+@pytest.mark.parametrize("kind", [LinUpper, Quadratic, Extremes, Dro, SmallLoss])
+def test_running_window_equals_the_formula_over_the_latest_losses(kind: type[Strategy]) -> None:
+    torch.manual_seed(0)
+    strategy = kind(r=0.7, window="running", memory=64)
+    past: list[float] = []
+    for step in range(40):
+        losses = torch.rand(5) * 3
+        weights = feed(strategy, losses, step, {})
+        window = past[-64:]
+        if len(past) < 32:
+            assert (weights == 1).all()
+        else:
+            low, high = min(window), max(window)
+            clipped = [min(max(loss, low), high) for loss in losses.tolist()]
+            score = strategy.scores  # type: ignore[attr-defined]
+            reference = score(torch.tensor(window, dtype=torch.float64), low, high)
+            scores = score(torch.tensor(clipped, dtype=torch.float64), low, high)
+            expected = torch.exp(scores / 0.7) / torch.exp(reference / 0.7).mean()
+            torch.testing.assert_close(weights.double(), expected, rtol=1e-4, atol=1e-5)
+        past += losses.tolist()
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 8])
+def test_running_window_weighs_parts_like_the_whole(cut: int) -> None:
+    torch.manual_seed(1)
+    whole, parts = LinUpper(r=0.4, window="running", memory=50), LinUpper(r=0.4, window="running", memory=50)
+    for step in range(30):
+        losses, scratch = torch.rand(8), {}
+        expected = feed(whole, losses, step, {})
+        got = torch.cat([feed(parts, part, step, scratch) for part in losses.split(cut)])
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_running_window_follows_the_losses_at_tiny_batches(size: int) -> None:
+    """Where the batch window knows nothing (batch 1) or two values only (batch 2)."""
+    torch.manual_seed(2)
+    strategy = LinUpper(r=0.4, window="running")
+    seen: list[tuple[float, float]] = []
+    for step in range(300):
+        losses = torch.rand(size)
+        weights = feed(strategy, losses, step, {})
+        if step * size >= 64:
+            seen += zip(losses.tolist(), weights.tolist(), strict=True)
+    low = [weight for loss, weight in seen if loss < 0.15]
+    high = [weight for loss, weight in seen if loss > 0.6]
+    assert max(low) < 0.4
+    assert min(high) > 1.2
+    assert np.mean([weight for _, weight in seen]) == pytest.approx(1, abs=0.1)
+
+
+def test_running_window_leaves_out_what_is_not_finite() -> None:
+    strategy = LinUpper(window="running")
+    strategy.observe(signals(torch.tensor([math.nan, math.inf, 1.0, 2.0] * 20)))
+    assert strategy._seen == 40
+    assert torch.isfinite(strategy._latest()).all()
+
+
+@pytest.mark.parametrize("kind", [LinUpper, Quadratic, Extremes])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"r": 0},
+        {"r": -1.0},
+        {"r": math.nan},
+        {"r": math.inf},
+        {"r": "much"},
+        {"delta": 0},
+        {"warmup_steps": -1},
+        {"warmup_steps": 1.5},
+        {"window": "epoch"},
+        {"quantile": 0.5},
+        {"quantile": 0},
+        {"memory": 3},
+    ],
+)
+def test_impossible_options(kind: type[Strategy], options: dict) -> None:
+    (name,) = options
+    with pytest.raises(StrategyError, match=name) as error:
+        kind(**options)
+    assert "found:" in str(error.value)
+    assert "expected:" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [Dro, SmallLoss])
+def test_unknown_options_are_refused(kind: type[Strategy]) -> None:
+    with pytest.raises(TypeError):
+        kind(delta=1.0)
+    with pytest.raises(StrategyError):
+        kind(r=0)

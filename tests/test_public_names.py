@@ -1,0 +1,30 @@
+"""The public names, pinned: adding or losing one is a decision, not an accident."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import weighted_stream
+
+NAMES = """
+Clip Dro Extremes Frozen LinUpper LossError MissingExtraError ParquetDataset Product Quadratic SampleIdError Shuffled
+Signals SmallLoss SourceError StoreError StoreMismatchError Strategy StrategyError UnboundError Uniform Weight
+WeightStore WeightedStream WeightedStreamError WindowError __version__ chunked_cross_entropy content_id make_strategy
+per_sample_cross_entropy strategy_names
+""".split()
+
+
+def test_public_names() -> None:
+    assert sorted(weighted_stream.__all__) == sorted(NAMES)
+    for name in NAMES:
+        assert hasattr(weighted_stream, name)
+
+
+def test_importing_loads_no_optional_package() -> None:
+    code = (
+        "import sys, weighted_stream; "
+        "print([m for m in ('streaming', 'webdataset', 'datasets', 'transformers', 'matplotlib', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

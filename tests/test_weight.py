@@ -1,0 +1,373 @@
+"""Weight: the product is the feedback, once per batch, exact, with clear errors."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from weighted_stream import (
+    Clip,
+    Frozen,
+    LinUpper,
+    LossError,
+    Shuffled,
+    Signals,
+    Strategy,
+    StrategyError,
+    UnboundError,
+    Uniform,
+    Weight,
+    WeightedStream,
+    WindowError,
+)
+from weighted_stream.strategies.lin_upper import lin_upper
+
+LOSSES = [1.0, 2.0, 3.0, 5.0]
+EXPECTED = 4 * torch.softmax(torch.tensor([0, 0.5, 1, 1]) / 0.4, 0)  # methods.md: 0.1386 0.4838 1.6888 1.6888
+
+
+def one_batch(strategy: Strategy | None = None, size: int = 4) -> tuple[WeightedStream, Weight]:
+    stream = WeightedStream(list(range(10, 10 + size)), strategy or LinUpper(r=0.4))
+    ((_, weight),) = stream.loader(batch_size=size)
+    return stream, weight
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(actual, expected, atol=5e-5, rtol=0, check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    "multiply",
+    [
+        lambda losses, weight: losses * weight,
+        lambda losses, weight: weight * losses,
+        lambda losses, weight: torch.mul(losses, weight),
+        lambda losses, weight: torch.multiply(weight, losses),
+        lambda losses, weight: losses.mul(weight),
+        lambda losses, weight: losses * weight.resolve(losses),
+    ],
+)
+def test_every_way_to_multiply(multiply) -> None:
+    stream, weight = one_batch()
+    losses = torch.tensor(LOSSES, requires_grad=True)
+    product = multiply(losses, weight)
+    close(product, EXPECTED * losses.detach())
+    product.sum().backward()
+    close(losses.grad, EXPECTED)
+    record = stream.store.get([0, 1, 2, 3])
+    assert record["last_loss"].tolist() == LOSSES
+    close(torch.from_numpy(record["weight"]), EXPECTED)
+    assert record["visits"].tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "result"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_weights_are_float32_whatever_the_losses(dtype, result) -> None:
+    _, weight = one_batch()
+    losses = torch.tensor(LOSSES, dtype=dtype)
+    product = losses * weight
+    assert product.dtype == result
+    close(product, EXPECTED * torch.tensor(LOSSES))
+    assert weight.resolve(losses).dtype == torch.float32
+
+
+def test_autocast() -> None:
+    model = torch.nn.Linear(3, 1)
+    _, weight = one_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(torch.ones(4, 3)).squeeze(1).square()
+        assert losses.dtype == torch.bfloat16
+        (losses * weight).mean().backward()
+    assert torch.isfinite(model.weight.grad).all()
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about itself
+def test_torch_compile(backend: str) -> None:
+    torch._dynamo.reset()
+    stream = WeightedStream(list(range(64)), LinUpper(r=0.4))
+
+    def step(x: torch.Tensor, weight: Weight) -> torch.Tensor:
+        losses = torch.tanh(x * x) + 1
+        return (losses * weight).mean() * 2
+
+    compiled = torch.compile(step, backend=backend)
+    for batch, weight in stream.loader(batch_size=16):
+        x = batch.float().div(20).requires_grad_()
+        loss = compiled(x, weight)
+        loss.backward()
+        plain = x.detach().clone().requires_grad_()
+        losses = torch.tanh(plain * plain) + 1
+        expected = (losses * lin_upper(losses.detach(), 0.4)).mean() * 2
+        expected.backward()
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(x.grad, plain.grad)
+    assert stream.store.get(list(range(64)))["visits"].tolist() == [1] * 64
+
+
+def test_only_the_product_is_allowed() -> None:
+    _, weight = one_batch()
+    losses = torch.tensor(LOSSES)
+    for wrong in (
+        lambda: torch.dot(losses, weight),
+        lambda: torch.stack([weight, weight]),
+        lambda: torch.mul(losses, weight, out=torch.empty(4)),
+        lambda: losses.mul_(weight),
+    ):
+        with pytest.raises(TypeError, match="losses \\* weight"):
+            wrong()
+    with pytest.raises(TypeError):
+        losses + weight
+    for other in (2.0, np.array(LOSSES), LOSSES):
+        with pytest.raises(LossError, match="float losses of shape"):
+            other * weight
+
+
+@pytest.mark.parametrize(
+    ("losses", "hint"),
+    [
+        (torch.tensor(2.0), "reduction='none'"),
+        (torch.ones(4, 7), "per_sample_cross_entropy"),
+        (torch.ones(4, 1), "per_sample_cross_entropy"),
+        (torch.ones(4, 2, 2), "reduce all but the first"),
+        (torch.ones(3), "the weight that came with this batch"),
+        (torch.ones(8), "the weight that came with this batch"),
+        (torch.ones(4, dtype=torch.int64), "by the losses of its batch"),
+        (3.0, "by the losses of its batch"),
+    ],
+)
+def test_wrong_losses(losses, hint: str) -> None:
+    stream, weight = one_batch()
+    with pytest.raises(LossError) as error:
+        losses * weight
+    assert hint in str(error.value)
+    assert "(4,)" in str(error.value)
+    assert len(stream.store) == 0  # nothing of it was counted
+
+
+def test_losses_of_another_batch() -> None:
+    stream = WeightedStream(list(range(8)), LinUpper())
+    (_, first), (_, second) = stream.loader(batch_size=4)
+    losses = torch.tensor(LOSSES)
+    losses * first
+    with pytest.raises(LossError, match="another batch"):
+        losses * second
+    with pytest.raises(LossError, match="another batch") as error:
+        second.resolve(torch.rand(4), ids=first.ids)
+    assert "[0, 1, 2, 3]" in str(error.value)
+    assert "[4, 5, 6, 7]" in str(error.value)
+    second.resolve(torch.rand(4), ids=second.ids)
+    assert stream.store.get(list(range(8)))["visits"].tolist() == [1] * 8
+
+
+def test_a_batch_run_again_is_counted_once() -> None:
+    """As after an out-of-memory error: the losses differ a little, the weights are theirs, the store keeps the first."""
+    stream, weight = one_batch()
+    first, again = torch.tensor(LOSSES), torch.tensor([1.1, 2.0, 3.0, 5.0])
+    first * weight
+    close(again * weight, again * lin_upper(again, 0.4))
+    again * weight
+    record = stream.store.get([0, 1, 2, 3])
+    assert record["visits"].tolist() == [1] * 4
+    assert record["last_loss"].tolist() == LOSSES
+    assert stream.stats()["step"] == 1
+
+
+def test_the_same_ids_seen_twice_as_dict_batch_count_once_per_losses() -> None:
+    stream = WeightedStream([{"x": i} for i in range(4)], LinUpper(), as_dict=True)
+    (batch,) = stream.loader(batch_size=4)
+    losses = torch.tensor(LOSSES)
+    losses * stream.weight(batch["sample_id"])
+    losses * stream.weight(batch["sample_id"])
+    assert stream.store.get([0])["visits"].tolist() == [1]
+
+
+def test_parts_need_the_whole_batch_first_if_the_window_is_the_batch() -> None:
+    stream, weight = one_batch()
+    losses = torch.tensor(LOSSES)
+    with pytest.raises(WindowError, match="running") as error:
+        losses[:2] * weight[:2]
+    assert "all 4 losses" in str(error.value)
+    assert len(stream.store) == 0
+    whole = losses * weight
+    parts = [part * piece for part, piece in zip(losses.split(3), weight.split(3), strict=True)]
+    torch.testing.assert_close(torch.cat(parts), whole)
+    assert stream.store.get([0, 1, 2, 3])["visits"].tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("wrap", [Shuffled, Clip, lambda s: s * Uniform()])
+def test_wrapped_joint_strategies_refuse_parts_too(wrap) -> None:
+    _, weight = one_batch(wrap(LinUpper()))
+    with pytest.raises(WindowError):
+        torch.ones(2) * weight[:2]
+
+
+def test_parts_of_a_running_window_equal_the_whole_in_weights_and_store() -> None:
+    torch.manual_seed(0)
+    data = list(range(48))
+    whole = WeightedStream(data, LinUpper(r=0.4, window="running"))
+    parts = WeightedStream(data, LinUpper(r=0.4, window="running"))
+    for _ in range(4):
+        for (_, one), (_, many) in zip(whole.loader(batch_size=12), parts.loader(batch_size=12), strict=True):
+            losses = torch.rand(12)
+            expected = losses * one
+            got = torch.cat([part * piece for part, piece in zip(losses.split(5), many.split(5), strict=True)])
+            torch.testing.assert_close(got, expected, rtol=0, atol=0)
+            torch.testing.assert_close(many.tensor(), one.tensor(), rtol=0, atol=0)
+    for field, values in whole.store.get(data).items():
+        np.testing.assert_array_equal(values, parts.store.get(data)[field], err_msg=field)
+    assert parts.stats()["step"] == 16
+
+
+def test_a_part_run_again_in_other_pieces_is_counted_once() -> None:
+    """Composer halves the micro-batch after an out-of-memory error."""
+    stream, weight = one_batch(LinUpper(window="running"), size=8)
+    torch.rand(4) * weight[:4]
+    for piece in weight.split(2):
+        torch.rand(2) * piece
+    assert stream.store.get(list(range(8)))["visits"].tolist() == [1] * 8
+
+
+def test_slicing() -> None:
+    _, weight = one_batch(size=6)
+    assert len(weight) == 6
+    assert weight.ids.dtype == torch.int64
+    assert weight[1:3].ids.tolist() == [1, 2]
+    assert weight[-1].ids.tolist() == [5]
+    assert weight[torch.tensor([4, 0])].ids.tolist() == [4, 0]
+    assert weight[torch.tensor([True, False] * 3)].ids.tolist() == [0, 2, 4]
+    assert weight[1:][1:][[0, 2]].ids.tolist() == [2, 4]
+    assert [len(part) for part in weight.split(4)] == [4, 2]
+    assert [part.ids.item() for part in weight] == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(IndexError):
+        weight[6]
+    assert "6 samples" in repr(weight)
+
+
+def test_to_and_pin_memory_are_harmless() -> None:
+    _, weight = one_batch()
+    assert weight.to("cpu", non_blocking=True) is weight
+    assert weight.pin_memory() is weight
+
+
+def test_tensor_without_losses() -> None:
+    stream, weight = one_batch()
+    with pytest.raises(LossError, match="no losses yet"):
+        weight.tensor()
+    weight.resolve(torch.tensor(LOSSES))
+    close(weight.tensor(), EXPECTED)
+    close(weight[1:3].tensor(), EXPECTED[1:3])
+    stream.store.update([2, 3], weight=[0.5, 3.0])
+    frozen = WeightedStream(list(range(4)), Frozen(), store=stream.store)
+    ((_, known),) = frozen.loader(batch_size=4)
+    close(known.tensor(), torch.tensor([0.1386, 0.4838, 0.5, 3.0]))
+    close(known[2:].tensor(), torch.tensor([0.5, 3.0]))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_gets_zero_and_is_counted(bad: float) -> None:
+    stream, weight = one_batch(LinUpper(r=1.0), size=5)
+    losses = torch.tensor([1.0, bad, 2.0, 3.0, 5.0], requires_grad=True)
+    product = losses * weight
+    others = lin_upper(torch.tensor(LOSSES), 1.0) * 5 / 4  # still averaging 1 over the batch
+    close(weight.tensor(), torch.tensor([others[0], 0, others[1], others[2], others[3]]))
+    assert product[1].item() == 0
+    product.sum().backward()
+    assert losses.grad[1].item() == 0
+    assert torch.isfinite(losses.grad).all()
+    record = stream.store.get([0, 1, 2, 3, 4])
+    assert record["visits"].tolist() == [1, 0, 1, 1, 1]
+    assert np.isnan(record["loss"][1])
+    assert stream.stats()["nonfinite"] == 1
+
+
+@pytest.mark.parametrize("strategy", [LinUpper(), LinUpper(window="running"), Uniform(), LinUpper(quantile=0.1)])
+def test_a_batch_of_nothing_finite(strategy: Strategy) -> None:
+    stream, weight = one_batch(strategy)
+    losses = torch.tensor([math.nan, math.inf, -math.inf, math.nan], requires_grad=True)
+    loss = (losses * weight).mean()
+    loss.backward()
+    assert loss.item() == 0
+    assert losses.grad.tolist() == [0] * 4
+    assert weight.tensor().tolist() == [0] * 4
+    assert stream.stats()["nonfinite"] == 4
+    assert stream.store.get([0, 1, 2, 3])["visits"].tolist() == [0] * 4
+
+
+def test_one_sample_and_none() -> None:
+    _, weight = one_batch(size=1)
+    assert (torch.tensor([3.0]) * weight).tolist() == [3.0]
+    _, weight = one_batch(size=3)
+    assert (torch.empty(0) * weight[:0]).shape == (0,) if not weight._live().strategy.joint else True
+    _, weight = one_batch(LinUpper(window="running"), size=3)
+    assert (torch.empty(0) * weight[:0]).shape == (0,)
+
+
+def test_a_pickled_weight_finds_its_stream_again() -> None:
+    stream, weight = one_batch()
+    again = pickle.loads(pickle.dumps(weight[1:]))
+    assert again.ids.tolist() == [1, 2, 3]
+    close(again.resolve(torch.tensor([1.0, 2.0, 3.0])), lin_upper(torch.tensor([1.0, 2.0, 3.0]), 0.4))
+    assert stream.store.get([3])["last_loss"].tolist() == [3.0]
+
+
+def test_a_weight_without_its_stream() -> None:
+    stream, weight = one_batch()
+    alone = pickle.dumps(weight)
+    del stream, weight
+    with pytest.raises(UnboundError, match="keep the stream"):
+        torch.tensor(LOSSES) * pickle.loads(alone)
+
+
+class Fixed(Strategy):
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def weights(self, signals: Signals) -> torch.Tensor:
+        return self.value  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    "value", [torch.ones(3), torch.ones(4, 1), 1.0, torch.tensor([1.0, -1, 1, 1]), torch.full((4,), math.nan)]
+)
+def test_a_strategy_that_returns_no_weights(value: object) -> None:
+    _, weight = one_batch(Fixed(value))
+    with pytest.raises(StrategyError, match="Fixed"):
+        torch.rand(4) * weight
+
+
+def test_weights_are_detached() -> None:
+    _, weight = one_batch(Fixed(torch.ones(4, requires_grad=True) * 2))
+    assert not weight.resolve(torch.rand(4)).requires_grad
+
+
+def test_a_weight_beyond_the_theory_warns_once() -> None:
+    stream = WeightedStream(list(range(64)), LinUpper(r=0.2))
+    losses = torch.cat([torch.zeros(31), torch.ones(1)])
+    (_, first), (_, second) = stream.loader(batch_size=32)
+    with pytest.warns(RuntimeWarning, match="passes the 2"):
+        losses * first
+    losses.clone() * second  # warnings are errors: silent
+
+
+def test_weights_that_never_vary_are_reported() -> None:
+    stream = WeightedStream(list(range(4)), LinUpper())
+    with pytest.warns(RuntimeWarning, match="have not varied"):
+        for _ in range(201):
+            for _, weight in stream.loader(batch_size=4):
+                torch.ones(4) * weight
+    uniform = WeightedStream(list(range(4)), Uniform())
+    for _ in range(201):
+        for _, weight in uniform.loader(batch_size=4):
+            torch.ones(4) * weight
