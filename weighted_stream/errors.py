@@ -14,7 +14,8 @@ class WeightedStreamError(Exception):
         problem: one sentence that names the problem.
         found: what the library saw.
         expected: what it needs instead.
-        do: what the user can do about it.
+        do: what the user can do about it. (All three are always given; a DataLoader that raises a worker's error again
+            has only the finished text.)
 
     Example:
         >>> print(WeightedStreamError("Losses have a wrong shape.", found="()", expected="(B,)", do="reduction='none'"))
@@ -24,9 +25,10 @@ class WeightedStreamError(Exception):
           to do:    reduction='none'
     """
 
-    def __init__(self, problem: str, *, found: object, expected: object, do: str) -> None:
+    def __init__(self, problem: str, *, found: object = "", expected: object = "", do: str = "") -> None:
         self.problem, self.found, self.expected, self.do = problem, found, expected, do
-        super().__init__(f"{problem}\n  found:    {found}\n  expected: {expected}\n  to do:    {do}")
+        facts = f"\n  found:    {found}\n  expected: {expected}\n  to do:    {do}" if do else ""
+        super().__init__(problem + facts)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments: the default would call the class with the message alone, and lose the error in a worker.

@@ -278,5 +278,5 @@ def _replaced_by(arguments: dict[str, Any]) -> set[str]:
     if "shuffle" in arguments:
         replaced |= {"sampler"}
     if arguments.get("num_workers") == 0:
-        replaced |= {"prefetch_factor", "multiprocessing_context", "persistent_workers"}
+        replaced |= {"prefetch_factor", "multiprocessing_context", "persistent_workers", "timeout"}
     return replaced
