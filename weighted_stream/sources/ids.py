@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from weighted_stream.errors import SampleIdError
+from weighted_stream.sample_ids import DENSE_LIMIT as DENSE_LIMIT
+from weighted_stream.sample_ids import HASHED as HASHED
+from weighted_stream.sample_ids import MAX_ID as MAX_ID
 
-DENSE_LIMIT = 1 << 38
-HASHED = 1 << 62
 ROW_BITS = 20
 _ROW_MASK = (1 << ROW_BITS) - 1
-MAX_ID = (1 << 63) - 1
 
 
 def _digest(text: str) -> int:

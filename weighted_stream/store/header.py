@@ -1,0 +1,176 @@
+"""The header of a store: format, sizes, running counters, and the latest feedback. One small mapped file.
+
+It is written by one process and followed by any number of others. Its cells are aligned 8-byte integers,
+each written at once. One of them is odd while an update is under way: so a reader can tell a consistent set
+of counters, and a writer can tell that the update before was cut short by an error or by the end of its
+process.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from weighted_stream.errors import StoreError, StoreMismatchError
+from weighted_stream.store.place import HEADER, Place
+from weighted_stream.store.record import RECORD_BYTES, Floats, Tally
+
+FORMAT_VERSION = 1
+WINDOW = 4096
+
+# How often a reader tries to fall between two updates, before it takes what it finds.
+_PATIENCE = 100
+
+_MAGIC = int.from_bytes(b"wstream\n", "little")
+_PAGE = 4096
+_BYTES = _PAGE + 2 * WINDOW * 4
+
+(
+    _MAGIC_CELL,
+    _VERSION,
+    _RECORD,
+    _SEQUENCE,
+    _CAPACITY,
+    _GENERATION,
+    _CLAIMED,
+    _LOSSES,
+    _WEIGHTS,
+    _TALLY,
+) = range(10)
+_TALLY_END = _TALLY + len(Tally._fields)
+
+
+class Header:
+    """The header of an open store.
+
+    Args:
+        place: where the store is.
+        write: whether to map it for writing.
+        create: begin a new one.
+
+    Raises:
+        StoreError: if the file cannot be opened or is no header.
+        StoreMismatchError: if it is the header of another format version.
+    """
+
+    def __init__(self, place: Place, *, write: bool, create: bool = False) -> None:
+        self.file = place.open(HEADER, write=write, create=create)
+        if create:
+            # Written, not only grown: the header must not be a hole that a full disk cannot fill.
+            first = np.zeros(_BYTES // 8, np.int64)
+            first[[_MAGIC_CELL, _VERSION, _RECORD]] = _MAGIC, FORMAT_VERSION, RECORD_BYTES
+            self.file.write(first.tobytes())
+        self._map = self.file.map(_BYTES)
+        self._cells = memoryview(self._map)[:_PAGE].cast("q")
+        _check(self._cells)
+        rings = np.frombuffer(self._map, np.float32, offset=_PAGE).reshape(2, WINDOW)
+        self._losses, self._weights = rings
+
+    @property
+    def capacity(self) -> int:
+        """Records in the file of dense ids."""
+        return self._cells[_CAPACITY]
+
+    @capacity.setter
+    def capacity(self, records: int) -> None:
+        self._cells[_CAPACITY] = records
+
+    @property
+    def generation(self) -> int:
+        """Which table of hashed ids is the current one; 0: there is none yet."""
+        return self._cells[_GENERATION]
+
+    @generation.setter
+    def generation(self, generation: int) -> None:
+        self._cells[_GENERATION] = generation
+
+    @property
+    def claimed(self) -> int:
+        """Keys in the table of hashed ids."""
+        return self._cells[_CLAIMED]
+
+    @claimed.setter
+    def claimed(self, keys: int) -> None:
+        self._cells[_CLAIMED] = keys
+
+    @property
+    def sequence(self) -> int:
+        """Odd while an update is under way, and after one that was cut short."""
+        return self._cells[_SEQUENCE]
+
+    def begin(self) -> None:
+        """An update begins."""
+        self._cells[_SEQUENCE] |= 1
+
+    def end(self) -> None:
+        """The update is done, all of it."""
+        self._cells[_SEQUENCE] += 1
+
+    @property
+    def tally(self) -> Tally:
+        """The running counters."""
+        return Tally(*self._cells[_TALLY:_TALLY_END])
+
+    @tally.setter
+    def tally(self, tally: Tally) -> None:
+        for cell, count in enumerate(tally, _TALLY):
+            self._cells[cell] = count
+
+    def add(self, tally: Tally) -> None:
+        """Add to the running counters."""
+        cells = self._cells
+        for cell, count in enumerate(tally, _TALLY):
+            if count:
+                cells[cell] += count
+
+    def remember(self, losses: Floats | None, weights: Floats | None) -> None:
+        """Put feedback into the window of the latest `WINDOW` losses and weights."""
+        if losses is not None:
+            self._cells[_LOSSES] = _push(self._losses, self._cells[_LOSSES], losses)
+        if weights is not None:
+            self._cells[_WEIGHTS] = _push(self._weights, self._cells[_WEIGHTS], weights)
+
+    def snapshot(self) -> tuple[Tally, Floats, Floats]:
+        """The counters, and copies of the latest losses and weights (at most `WINDOW` each, in no order)."""
+        for _ in range(_PATIENCE):
+            before = self.sequence
+            losses = self._losses[: min(self._cells[_LOSSES], WINDOW)].copy()
+            weights = self._weights[: min(self._cells[_WEIGHTS], WINDOW)].copy()
+            counts = self.tally
+            if before == self.sequence and not before & 1:
+                break
+        return counts, losses, weights
+
+    def flush(self) -> None:
+        """Put it on the disk."""
+        self._map.flush()
+
+
+def _push(ring: Floats, position: int, values: Floats) -> int:
+    """Write into a ring at ``position`` (all values ever written), and return the new position."""
+    end = position + values.size
+    values = values[-WINDOW:]
+    begin = (end - values.size) % WINDOW
+    first = WINDOW - begin
+    if values.size <= first:
+        ring[begin : begin + values.size] = values
+    else:
+        ring[begin:] = values[:first]
+        ring[: values.size - first] = values[first:]
+    return end
+
+
+def _check(cells: memoryview[int]) -> None:
+    if cells[_MAGIC_CELL] != _MAGIC:
+        raise StoreError(
+            f"{HEADER} is not the header of a store, or it is damaged.",
+            found=f"magic number {cells[_MAGIC_CELL] & (2**64 - 1):#018x}",
+            expected=f"{_MAGIC:#018x}",
+            do="restore the store from a copy, or delete its directory and begin a new one",
+        )
+    if (cells[_VERSION], cells[_RECORD]) != (FORMAT_VERSION, RECORD_BYTES):
+        raise StoreMismatchError(
+            "This store has another format.",
+            found=f"version {cells[_VERSION]} with records of {cells[_RECORD]} bytes",
+            expected=f"version {FORMAT_VERSION} with records of {RECORD_BYTES} bytes",
+            do="use the version of weighted-stream that made it, or begin a new store",
+        )

@@ -1,0 +1,110 @@
+"""The manifest of a store: its format, and the fingerprint of the dataset its ids belong to."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol, Self
+
+from weighted_stream.errors import StoreError, StoreMismatchError
+from weighted_stream.store.header import FORMAT_VERSION
+from weighted_stream.store.place import MANIFEST, Place
+
+_FORMAT = "weighted_stream.store"
+# A fingerprint may list a hundred thousand shards; a message shows the beginning.
+_SHOWN = 400
+
+
+class Fingerprint(Protocol):
+    """What a store needs to know of a dataset: the fingerprint of every source is one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        ...
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], /) -> Self:
+        """The inverse of `to_json`."""
+        ...
+
+    def conflict(self, other: Self, /) -> str | None:
+        """Why the other dataset cannot share a store with this one, or None if it can."""
+        ...
+
+    def merged(self, other: Self, /) -> Self:
+        """The fingerprint of both datasets together."""
+        ...
+
+
+def begin(place: Place) -> None:
+    """Write the manifest of a new store, of no dataset yet."""
+    _write(place, None)
+
+
+def check(place: Place) -> None:
+    """Check that there is a manifest, and that it is of this format.
+
+    Raises:
+        StoreError: if there is none, or it is damaged.
+        StoreMismatchError: if it is of another format.
+    """
+    _read(place)
+
+
+def bind(place: Place, fingerprint: Fingerprint, *, write: bool) -> None:
+    """Check that the store holds, or may hold, this dataset; with ``write``, remember it.
+
+    Raises:
+        StoreMismatchError: if it holds another one.
+    """
+    known = _read(place)["fingerprint"]
+    if known is None:
+        if write:
+            _write(place, fingerprint.to_json())
+        return
+    try:
+        stored = type(fingerprint).from_json(known)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _mismatch(f"{type(error).__name__}: {error}", known, fingerprint) from error
+    reason = stored.conflict(fingerprint)
+    if reason is not None:
+        raise _mismatch(reason, known, fingerprint)
+    merged = stored.merged(fingerprint).to_json()
+    if write and merged != known:
+        _write(place, merged)
+
+
+def _write(place: Place, fingerprint: dict[str, Any] | None) -> None:
+    place.write_manifest({"format": _FORMAT, "version": FORMAT_VERSION, "fingerprint": fingerprint})
+
+
+def _read(place: Place) -> dict[str, Any]:
+    value = place.read_manifest()
+    if not isinstance(value, dict) or not {"format", "version", "fingerprint"} <= value.keys():
+        raise StoreError(
+            f"The {MANIFEST} of this store is missing or damaged.",
+            found=_short(value),
+            expected="format, version and fingerprint",
+            do="restore it from a copy, or delete the directory and begin a new store",
+        )
+    if (value["format"], value["version"]) != (_FORMAT, FORMAT_VERSION):
+        raise StoreMismatchError(
+            "This store has another format.",
+            found=f"{value['format']} version {value['version']}",
+            expected=f"{_FORMAT} version {FORMAT_VERSION}",
+            do="use the version of weighted-stream that made it, or begin a new store",
+        )
+    return value
+
+
+def _mismatch(reason: str, known: dict[str, Any], given: Fingerprint) -> StoreMismatchError:
+    return StoreMismatchError(
+        f"This store belongs to another dataset: {reason}.",
+        found=f"the dataset {_short(given.to_json())}",
+        expected=f"the dataset {_short(known)}",
+        do="give each dataset a store of its own (another path)",
+    )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + f"… ({len(text):,} characters)"

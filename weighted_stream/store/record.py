@@ -1,0 +1,176 @@
+"""The record of one sample: 32 bytes, and what an observation does to it. Pure functions.
+
+In the file a record is xored with `BLANK`, the record of a sample that was never touched. So a hole in a
+sparse file (zero bytes) reads as NaN losses and weight, no visits, step -1 and group -1, with nothing to
+look up.
+
+In memory, records are *words*: an uint32 array (n, 8), as they lie in the file.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Ids: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Words: TypeAlias = npt.NDArray[np.uint32]
+Records: TypeAlias = npt.NDArray[np.void]
+
+RECORD = np.dtype((np.void, 32))
+RECORD_BYTES = 32
+
+# The words of a record. MARKS: bit 0 set once anything was written, the other bits count non-finite losses.
+LOSS, LAST_LOSS, WEIGHT, SIMILARITY, VISITS, LAST_STEP, GROUP, MARKS = range(8)
+_TOUCHED = np.uint32(1)
+_ONE_NONFINITE = np.uint32(2)
+_ONE = np.uint32(1)
+
+_NAN = np.uint32(0x7FC00000)
+_MINUS_ONE = np.uint32(0xFFFFFFFF)
+BLANK = np.array([_NAN, _NAN, _NAN, _NAN, 0, _MINUS_ONE, _MINUS_ONE, 0], np.uint32)
+_BLANK_COLUMN = BLANK[:, None].copy()
+
+# The loss average is the mean of the first 10 losses; from then on each one moves it by a tenth of the way.
+AVERAGE_VISITS = 10
+_RATE = np.array([1.0, *(1.0 / visit for visit in range(1, AVERAGE_VISITS + 1))], np.float32)
+
+# A loss beyond this counts as infinite: the average of two such would overflow float32.
+LARGEST_LOSS = np.float32(1e38)
+
+
+class Change(NamedTuple):
+    """What one `update` writes: arrays of one value per id, or None.
+
+    Attributes:
+        loss: new losses.
+        bad: which of them may not enter an average, (n,) bool; None if all may.
+        weight, similarity, group: new values.
+        step: the step they belong to, one int.
+    """
+
+    loss: Floats | None
+    bad: npt.NDArray[np.bool_] | None
+    weight: Floats | None
+    similarity: Floats | None
+    group: Ids | None
+    step: int | None
+
+    def pick(self, which: Ids | npt.NDArray[np.bool_]) -> Change:
+        """The same change for some of the ids."""
+        loss, bad, weight, similarity, group, step = self
+        return Change(
+            None if loss is None else loss[which],
+            None if bad is None else bad[which],
+            None if weight is None else weight[which],
+            None if similarity is None else similarity[which],
+            None if group is None else group[which],
+            step,
+        )
+
+
+class Tally(NamedTuple):
+    """Counts over records: touched samples, visits, scored, visited but not scored, non-finite losses."""
+
+    samples: int
+    visits: int
+    scored: int
+    unscored: int
+    nonfinite: int
+
+
+def words_of(records: Records) -> Words:
+    """Records as words, not a copy."""
+    return records.view(np.uint32).reshape(-1, 8)
+
+
+def fields(records: Records) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
+    """Records as the arrays `WeightStore.get` returns, (n,) each."""
+    columns = np.bitwise_xor(words_of(records).T, _BLANK_COLUMN, order="C")
+    floats = columns.view(np.float32)
+    visits, last_step, group = columns[VISITS : GROUP + 1].view(np.int32).astype(np.int64)
+    return {
+        "loss": floats[LOSS],
+        "last_loss": floats[LAST_LOSS],
+        "weight": floats[WEIGHT],
+        "similarity": floats[SIMILARITY],
+        "visits": visits,
+        "last_step": last_step,
+        "group": group,
+        "nonfinite": (columns[MARKS] >> _ONE).astype(np.int64),
+    }
+
+
+def unusable(loss: Floats) -> npt.NDArray[np.bool_] | None:
+    """Which losses may not enter an average (NaN, infinite, beyond `LARGEST_LOSS`); None if there is none."""
+    good = np.abs(loss) <= LARGEST_LOSS
+    return None if np.count_nonzero(good) == good.size else ~good
+
+
+def observe(words: Words, loss: Floats) -> int:
+    """Enter one usable loss per record, in place: last loss, visits, average.
+
+    Returns:
+        How many of the samples were not visited before and have no similarity.
+    """
+    visits = words[:, VISITS]
+    average = np.bitwise_xor(words[:, LOSS], _NAN).view(np.float32)
+    unscored = 0
+    if np.count_nonzero(visits) < visits.size:
+        first = visits == 0
+        unscored = np.count_nonzero(first & (words[:, SIMILARITY] == 0))
+        # NaN until now: the first loss is the average.
+        np.copyto(average, loss, where=first)
+    visits += _ONE
+    # mode="clip" is min(visits, AVERAGE_VISITS).
+    average += _RATE.take(visits, mode="clip") * (loss - average)
+    np.bitwise_xor(average.view(np.uint32), _NAN, out=words[:, LOSS])
+    np.bitwise_xor(loss.view(np.uint32), _NAN, out=words[:, LAST_LOSS])
+    return int(unscored)
+
+
+def apply(words: Words, change: Change) -> Tally:
+    """Write a change into the words of as many distinct records, in place.
+
+    Returns:
+        What it adds to the tally of the store.
+    """
+    loss, bad, weight, similarity, group, step = change
+    n = len(words)
+    samples = n - np.count_nonzero(words[:, MARKS])
+    scored = unscored = nonfinite = 0
+    if similarity is not None:
+        had_none = words[:, SIMILARITY] == 0
+        scored = np.count_nonzero(had_none)
+        unscored = -np.count_nonzero(had_none & (words[:, VISITS] != 0))
+        np.bitwise_xor(similarity.view(np.uint32), _NAN, out=words[:, SIMILARITY])
+    if loss is not None and bad is None:
+        unscored += observe(words, loss)
+    elif loss is not None and bad is not None:
+        nonfinite = np.count_nonzero(bad)
+        words[bad, MARKS] += _ONE_NONFINITE
+        part = words[~bad]
+        unscored += observe(part, loss[~bad])
+        words[~bad] = part
+    if weight is not None:
+        np.bitwise_xor(weight.view(np.uint32), _NAN, out=words[:, WEIGHT])
+    if group is not None:
+        words[:, GROUP] = group.astype(np.int32).view(np.uint32) ^ _MINUS_ONE
+    if step is not None:
+        words[:, LAST_STEP] = step ^ 0xFFFFFFFF
+    words[:, MARKS] |= _TOUCHED
+    return Tally(samples, 0 if loss is None else n - nonfinite, scored, unscored, nonfinite)
+
+
+def tally(words: Words) -> Tally:
+    """Count over records."""
+    visits, unscored = words[:, VISITS], words[:, SIMILARITY] == 0
+    return Tally(
+        samples=np.count_nonzero(words[:, MARKS]),
+        visits=int(visits.sum(dtype=np.int64)),
+        scored=np.count_nonzero(~unscored),
+        unscored=np.count_nonzero((visits != 0) & unscored),
+        nonfinite=int((words[:, MARKS] >> _ONE).sum(dtype=np.int64)),
+    )

@@ -1,0 +1,58 @@
+"""What a store object refuses to do, whatever the arguments."""
+
+from __future__ import annotations
+
+import os
+
+from weighted_stream.errors import StoreError
+
+
+def mode(path: object, mode: object) -> StoreError:
+    """There is no such way to open a store."""
+    return StoreError(
+        "A store cannot be opened like this.",
+        found=f"path={path!r}, mode={mode!r}",
+        expected='mode "a" (read and write), or "r" (read) with a path',
+        do='WeightStore(path) or WeightStore(path, mode="r")',
+    )
+
+
+def closed() -> StoreError:
+    """Nothing can be done with a closed store."""
+    return StoreError(
+        "This store is closed.",
+        found="a use after close()",
+        expected="an open store",
+        do="use it before close() or inside the with block; a store with a path can be opened again",
+    )
+
+
+def write(process: int | None) -> StoreError:
+    """A store object that reads cannot write.
+
+    Args:
+        process: the process that opened it for writing, if any did.
+    """
+    if process is None:
+        return StoreError(
+            "This store was opened for reading.",
+            found='mode="r"',
+            expected='mode="a"',
+            do="write with the object that has the store open for writing, in its process",
+        )
+    return StoreError(
+        "A store is written by the process that opened it.",
+        found=f"process {os.getpid()}, forked from {process}",
+        expected=f"process {process}",
+        do="hand ids and values to the main process; a fork only reads",
+    )
+
+
+def temporary() -> StoreError:
+    """Nothing leads from another process to a temporary store."""
+    return StoreError(
+        "Another process cannot open a temporary store.",
+        found="a store without a path",
+        expected="a store with a path, which any process can read",
+        do="WeightStore(path), or WeightedStream(..., store=path)",
+    )

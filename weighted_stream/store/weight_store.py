@@ -1,0 +1,287 @@
+"""WeightStore: what is remembered of each sample, in memory-mapped files."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from weighted_stream.errors import StoreError
+from weighted_stream.sample_ids import DENSE_LIMIT
+from weighted_stream.store import inputs, manifest, refusals
+from weighted_stream.store.dense import PIECE
+from weighted_stream.store.folder import Folder
+from weighted_stream.store.manifest import Fingerprint
+from weighted_stream.store.opening import lock, open_regions
+from weighted_stream.store.pieces import even
+from weighted_stream.store.place import Place
+from weighted_stream.store.record import Ids, fields
+from weighted_stream.store.scratch import Scratch
+from weighted_stream.store.statistics import summary
+
+Fields: TypeAlias = dict[str, npt.NDArray[Any]]
+
+
+class WeightStore:
+    """Remembers a record of 32 bytes per sample: losses, last weight, similarity, visits, last step, group.
+
+    Any id from 0 to 2**63 - 1 has a record from the start; a sample that was never touched reads as blank.
+    Disk and memory go with what is touched, whatever the ids: a store of 10**9 samples opens at once.
+
+    One object writes a store (the main process of a rank); any number of others, in any process, read it
+    while it is written, without locks: a read may fall between two samples of an update, but what `update`
+    returned from is there for all of them, and stays there if the writer is killed. Of an update during
+    which the writer is killed, any part of the samples may be written; the counters are set right when the
+    store is opened again. A power failure may lose what came after the last `flush` or `close`. Threads may
+    share a store.
+
+    Args:
+        path: a directory for the store alone, made if there is none. None (default): a temporary store, which
+            disappears with this object or its process, and which only this process and its forks can read.
+        fingerprint: the dataset the ids belong to (``source.fingerprint()``). A store remembers the first one
+            it is given, refuses another dataset, and adds new shards of the same one. None (default): anything.
+        mode: ``"a"`` (default) reads and writes, ``"r"`` only reads, while another process may write.
+
+    Raises:
+        StoreError: if the store cannot be made or opened, is damaged, or already has a writer.
+        StoreMismatchError: if it belongs to another dataset or has another format version.
+
+    Example:
+        >>> with WeightStore() as store:
+        ...     store.update([3, 8], loss=[2.0, 1.0], weight=[1.5, 0.5], step=0)
+        ...     store.update([3], loss=[1.0], step=1)
+        ...     store.get([3, 8, 5])["loss"].tolist(), store.get([3])["visits"].tolist(), len(store)
+        ([1.5, 1.0, nan], [2], 2)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        fingerprint: Fingerprint | None = None,
+        mode: Literal["a", "r"] = "a",
+    ) -> None:
+        if mode not in ("a", "r") or (mode == "r" and path is None):
+            raise refusals.mode(path, mode)
+        write = mode == "a"
+        self._process = os.getpid() if write else None
+        self._closed = False
+        self._threads = threading.Lock()
+        self._place: Place = Scratch() if path is None else Folder(Path(path).absolute(), create=write)
+        self._lock = lock(self._place) if write else None
+        try:
+            self._regions = open_regions(self._place, write=write)
+            if fingerprint is not None:
+                self.bind(fingerprint)
+        except BaseException:
+            self._release()
+            raise
+
+    def bind(self, fingerprint: Fingerprint) -> None:
+        """Check that this store may hold the dataset of ``fingerprint``; if it writes, remember it.
+
+        Raises:
+            StoreMismatchError: if it holds another dataset.
+        """
+        self._check_open()
+        manifest.bind(self._place, fingerprint, write=self._writes())
+
+    @property
+    def path(self) -> Path | None:
+        """The directory of the store; None for a temporary one."""
+        return self._place.path
+
+    def get(self, ids: Any) -> Fields:
+        """What is remembered of some samples.
+
+        Args:
+            ids: (n,) integers in [0, 2**63): an array, a list or a tensor. Repeats are fine.
+
+        Returns:
+            Arrays of shape (n,), yours to change. float32, NaN where unknown: ``loss`` (the mean of the
+            first 10 losses; from then on each one moves it by a tenth of the way), ``last_loss``, ``weight``
+            (the last one), ``similarity``. int64: ``visits`` (how many losses), ``last_step`` and ``group``
+            (-1 if none), and ``nonfinite`` (how many losses were NaN, infinite or beyond 1e38, and did not
+            count).
+
+        Raises:
+            SampleIdError: if an id is no integer in [0, 2**63).
+        """
+        self._check_open()
+        ids = inputs.as_ids(ids)
+        highest = int(ids.view(np.uint64).max()) if ids.size else 0
+        inputs.check_range(ids, highest)
+        self._follow()
+        return fields(self._regions.read(ids, highest))
+
+    def update(
+        self,
+        ids: Any,
+        *,
+        loss: Any = None,
+        weight: Any = None,
+        similarity: Any = None,
+        group: Any = None,
+        step: int | None = None,
+    ) -> None:
+        """Remember something of some samples; what is not given stays as it is.
+
+        Each loss counts as a visit. A loss that is NaN, infinite or beyond 1e38 is only counted: it changes
+        neither average nor last loss nor visits. An id that comes several times is updated in order, as by
+        several calls. All arguments are checked before anything is written.
+
+        Args:
+            ids: (n,) integers in [0, 2**63): an array, a list or a tensor.
+            loss: (n,) numbers, kept as float32.
+            weight: (n,) finite numbers.
+            similarity: (n,) finite numbers.
+            group: (n,) integers in [-1, 2**31); -1 is no group.
+            step: one integer in [0, 2**31), the step all of this belongs to.
+
+        Raises:
+            SampleIdError: if an id is no integer in [0, 2**63).
+            StoreError: if a value does not go with the ids, nothing is given, the disk is full, or the store
+                is closed, was opened for reading, or belongs to the parent process.
+        """
+        self._check_writes()
+        ids = inputs.as_ids(ids)
+        change = inputs.as_change(ids.size, loss, weight, similarity, group, step)
+        if not ids.size:
+            return
+        ordered = ids.view(np.uint64).copy()
+        ordered.sort()
+        highest = int(ordered[-1])
+        inputs.check_range(ids, highest)
+        distinct = not np.count_nonzero(ordered[1:] == ordered[:-1])
+        with self._threads:
+            self._regions.write(ids, change, highest, distinct=distinct)
+
+    def reserve(self, count: int) -> None:
+        """Make room for ids below ``count``, so that no update has to. It takes no disk and no memory.
+
+        Raises:
+            StoreError: if the file system cannot hold a (sparse) file of ``32 * count`` bytes.
+        """
+        self._check_writes()
+        with self._threads:
+            self._regions.dense.reserve(min(count, DENSE_LIMIT))
+
+    def __len__(self) -> int:
+        """The number of samples of which anything is remembered."""
+        self._check_open()
+        return self._regions.header.tally.samples
+
+    def __bool__(self) -> bool:
+        """True: a store without samples is a store."""
+        return True
+
+    def ids(self, size: int = PIECE) -> Iterator[Ids]:
+        """The ids of all samples of which anything is remembered, in int64 arrays of at most ``size``.
+
+        Ids below 2**38 come first, ascending. A sample first touched meanwhile may or may not be there.
+        """
+        self._check_open()
+        if size < 1:
+            raise StoreError(
+                "Cannot cut the ids.", found=f"size={size}", expected="1 or more", do="ids(65536)"
+            )
+        self._follow()
+        return even(self._regions.touched(), size)
+
+    def chunks(self, size: int = PIECE) -> Iterator[tuple[Ids, Fields]]:
+        """All samples of which anything is remembered: ``(ids, get(ids))``, at most ``size`` at a time."""
+        for ids in self.ids(size):
+            yield ids, self.get(ids)
+
+    def __iter__(self) -> Iterator[tuple[Ids, Fields]]:
+        """The same as `chunks`: arrays, not single samples."""
+        return self.chunks()
+
+    def to_parquet(self, file: str | os.PathLike[str]) -> int:
+        """Write all samples to a Parquet file: columns ``id`` and those of `get`, null for what is unknown.
+
+        Returns:
+            The number of rows.
+
+        Raises:
+            StoreError: if the file cannot be written.
+        """
+        from weighted_stream.store.export import write_parquet
+
+        return write_parquet(file, self.chunks())
+
+    def stats(self) -> dict[str, float]:
+        """Figures to log; they take some tens of microseconds.
+
+        Returns:
+            Exact counts over the life of the store: ``samples`` (anything remembered), ``visits`` (losses
+            averaged in), ``scored`` (samples with a similarity), ``unscored`` (samples visited without one),
+            ``nonfinite`` (losses that did not count). Over the latest 4,096 weights and losses given to
+            `update`, NaN if there are none: ``window`` (how many weights that is), ``ess`` (effective sample
+            size (Σw)²/Σw² as a share of the window: 1 if all weights are equal), ``weight_mean``,
+            ``weight_cv`` (standard deviation over mean), ``weight_q05``, ``weight_q50``, ``weight_q95``,
+            ``loss_mean``, ``loss_q05``, ``loss_q50``, ``loss_q95``.
+        """
+        self._check_open()
+        return summary(*self._regions.header.snapshot())
+
+    def flush(self) -> None:
+        """Put everything on the disk, so that a power failure loses nothing of it."""
+        self._check_writes()
+        with self._threads:
+            self._regions.flush()
+
+    def close(self) -> None:
+        """Flush and let go of the files; a temporary store is gone then. Closing twice is fine."""
+        if not self._closed and self._writes() and self.path is not None:
+            self.flush()
+        self._release()
+
+    def _release(self) -> None:
+        self._closed = True
+        if self._lock is not None:
+            self._lock.release()
+        self.__dict__.pop("_regions", None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = "temporary" if self.path is None else repr(str(self.path))
+        return f"WeightStore({where}, {'closed' if self._closed else f'{len(self):,} samples'})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.path is None:
+            raise refusals.temporary()
+        # In another process it reads: the writer is this one.
+        return _reader, (str(self.path),)
+
+    def _writes(self) -> bool:
+        return self._process == os.getpid()
+
+    def _follow(self) -> None:
+        if not self._writes():
+            self._regions.follow()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise refusals.closed()
+
+    def _check_writes(self) -> None:
+        if self._closed or not self._writes():
+            raise refusals.closed() if self._closed else refusals.write(self._process)
+
+
+def _reader(path: str) -> WeightStore:
+    return WeightStore(path, mode="r")
