@@ -67,8 +67,9 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
 
     def __getitems__(self, indices: list[Any]) -> tuple[list[int], list[Any]]:
         """``([id, ...], [sample, ...])``, by the dataset's own ``__getitems__`` if it has one."""
-        get_many = getattr(self._wrapped, "__getitems__", None)
-        samples = get_many(indices) if get_many else [self._wrapped[i] for i in indices]
+        data = self._wrapped
+        get_many = getattr(data, "__getitems__", None)
+        samples = get_many(indices) if get_many else [data[i] for i in indices]
         return self._ids(indices, samples), samples
 
     def _ids(self, indices: list[Any], samples: Any) -> list[int]:
