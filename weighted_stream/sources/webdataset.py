@@ -1,0 +1,166 @@
+"""WebDataset: a sample is identified by its shard and its key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from copy import copy
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from weighted_stream.errors import SourceError
+from weighted_stream.sources.base import Fingerprint, Source
+from weighted_stream.sources.keys import IdFn, by
+from weighted_stream.sources.shard_names import depth_needed, is_local, location, shard_name
+from weighted_stream.sources.tagging import TaggedStages, refuse_one_location
+from weighted_stream.sources.tracking import stage_name
+
+_COUNT_EPOCHS = {"webdataset.filters.detshuffle", "webdataset.shardlists.ResampledShards"}
+
+
+class WebDatasetSource(Source):
+    """A WebDataset pipeline: a sample's id is made of its shard's url and its ``__key__``.
+
+    The url counts without credentials, query and the command of a ``pipe:``; of a local path, the file name
+    counts, and as many directories as are needed to tell the listed shards apart. So ids stay for every
+    worker count, rank, epoch and order, when local shards move, and when shards are added. They change when
+    shards are renamed or repacked, and when a dataset moves from local files to a server. A shard that needs
+    another number of directories renames them all; a store made before is then refused, because no shard in
+    it has its name any more.
+
+    Ids are taken where the pipeline first yields dicts with ``__key__`` and ``__url__``, behind the reading
+    of tar files, and carried through all later stages, whatever they make of a sample. Batches of ``batched``
+    come with the list of their ids. Stages of the user's own (``compose``) are watched: they may pass samples
+    on, make one of each, and drop or reorder those that keep ``__key__`` and ``__url__``. The user's pipeline
+    is not changed.
+
+    Args:
+        data: a ``webdataset.WebDataset`` or ``DataPipeline``, a ``RandomMix`` or ``RoundRobin`` of them.
+        id_fn: sample -> int or str, used instead. It sees samples as they come to the first ``batched``, or
+            out
+            of the pipeline; if these are batches, it returns a list.
+
+    Raises:
+        SourceError: if shards cannot be told apart, for a pipeline without stages, a class with its own
+            iteration, or a ``WebLoader``; while iterating, for a stage that loses track of samples.
+        SampleIdError: while iterating, if a sample has no key, or two samples of a shard have the same one.
+
+    Example:
+        >>> WebDatasetSource.matches(["not a pipeline"])
+        False
+    """
+
+    def __init__(self, data: Any, id_fn: IdFn | None = None) -> None:
+        self._urls = list(dict.fromkeys(_urls(data)))
+        refuse_one_location(self._urls)
+        self._depth = depth_needed(where for where in map(location, self._urls) if is_local(where))
+        self._id_fn = id_fn
+        self._counting: list[Any] = []
+        self._dataset = _with_ids(data, self._depth, id_fn, self._counting)
+
+    @staticmethod
+    def matches(data: Any) -> bool:
+        """Whether ``data`` is a pipeline, or a mix, of webdataset's; does not import webdataset."""
+        return _is_pipeline(data) or _is_mix(data)
+
+    @property
+    def dataset(self) -> IterableDataset[Any]:
+        """The pipeline with ids: yields ``(id, sample)``, or ``([id, ...], batch)`` if it batches."""
+        return self._dataset
+
+    def fingerprint(self) -> Fingerprint:
+        """The listed shards; as their rows are unknown, with the bytes of a local one, 0 of a remote one."""
+        if self._id_fn is not None:
+            return Fingerprint("webdataset", by(self._id_fn).strip())
+        shards = {}
+        for url in self._urls:
+            where = location(url)
+            if not is_local(where) or os.path.isfile(where):
+                shards[shard_name(url, self._depth)] = os.path.getsize(where) if is_local(where) else 0
+        return Fingerprint("webdataset", "", shards=shards)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let ``detshuffle`` and ``ResampledShards`` begin at this epoch: without it each new worker counts
+        from its start."""
+        for stage in self._counting:
+            stage.epoch = max(stage.epoch, epoch - 1)
+
+
+def _with_ids(data: Any, depth: int, id_fn: IdFn | None, counting: list[Any]) -> IterableDataset[Any]:
+    """A copy of a pipeline (or mix) that yields ids; ``counting`` receives its stages that count epochs."""
+    result: Any
+    if _is_mix(data) and id_fn is None:
+        result = copy(data)
+        result.datasets = [_with_ids(part, depth, None, counting) for part in data.datasets]
+    elif _is_pipeline(data):
+        _refuse(data)
+        first, *later = data.pipeline
+        nested = id_fn is None and (_is_pipeline(first) or _is_mix(first))
+        stages = [_with_ids(first, depth, None, counting) if nested else _own(first), *map(_own, later)]
+        counting += [stage for stage in stages if stage_name(stage) in _COUNT_EPOCHS]
+        runner, result = copy(data), copy(data)
+        runner.pipeline = []
+        result.pipeline = [TaggedStages(stages, runner.invoke, depth, id_fn, nested)]
+    else:
+        result = TaggedStages([data], iter, depth, id_fn, tagged=False)
+    return result  # type: ignore[no-any-return]
+
+
+def _own(stage: Any) -> Any:
+    """A copy of a stage of webdataset's, as they count epochs and cache samples; a user's stage as it is."""
+    if type(stage).__module__.partition(".")[0] != "webdataset":
+        return stage
+    stage = copy(stage)
+    if stage_name(stage) == "webdataset.filters.Cached":
+        stage.cached = None  # samples without ids, if the user has read the pipeline
+    return stage
+
+
+def _urls(data: Any) -> Iterator[str]:
+    """The urls of all shards that the pipeline lists."""
+    parts = data.pipeline if _is_pipeline(data) else data.datasets if _is_mix(data) else []
+    for part in parts:
+        if type(part).__module__ == "webdataset.shardlists":
+            for source in getattr(part, "sources", [part]):
+                yield from getattr(source, "urls", [])
+        yield from _urls(part)
+
+
+def _refuse(data: Any) -> None:
+    """Refuse pipelines whose iteration is not that of `DataPipeline` over stages."""
+    kind = type(data).__name__
+    for name in ("__iter__", "iterator", "iterator1"):
+        if getattr(type(data), name).__module__ != "webdataset.pipeline":
+            raise SourceError(
+                f"{kind} iterates in its own way, so samples cannot be followed through it.",
+                found=f"{kind}.{name}",
+                expected="a pipeline of stages",
+                do="make it a stage: pipeline.compose(stage)",
+            )
+    if not data.pipeline:
+        raise SourceError(
+            f"This {kind} has no stages.",
+            found="an empty pipeline",
+            expected="a shard list and stages",
+            do="add them",
+        )
+    if isinstance(data.pipeline[0], DataLoader):
+        raise SourceError(
+            f"This {kind} is a loader, not a dataset.",
+            found=f"a pipeline that begins with a {type(data.pipeline[0]).__name__}",
+            expected="a pipeline that begins with a shard list",
+            do="wrap the dataset of that loader",
+        )
+
+
+def _is_pipeline(data: Any) -> bool:
+    return _is_a(data, "webdataset.pipeline", "DataPipeline")
+
+
+def _is_mix(data: Any) -> bool:
+    return _is_a(data, "webdataset.mix", "RandomMix", "RoundRobin")
+
+
+def _is_a(data: Any, module: str, *names: str) -> bool:
+    return any(kind.__module__ == module and kind.__name__ in names for kind in type(data).__mro__)
