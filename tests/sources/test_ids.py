@@ -33,7 +33,7 @@ def test_ids_never_change_between_versions() -> None:
     """A store is worthless once these differ."""
     assert shard_id("train/00003.tar", 7) == 6210058873335709703
     assert shard_id("train/00003.tar", 1 << 20) == 5625853034753949696
-    assert key_id("a.tar", "0001") == 6127760381299554235
+    assert key_id("a.tar", "0001") == 8057343621687770367
     assert content_id({"text": "a", "n": [1, 2.5, None]}) == 9148696822103806983
 
 
@@ -98,6 +98,14 @@ def test_content_id_of_arrays() -> None:
     grid = np.arange(12).reshape(3, 4)
     assert content_id(grid.T) == content_id(np.ascontiguousarray(grid.T))
     assert content_id(torch.arange(3)) == content_id(np.arange(3))
+    assert content_id(torch.ones(2, requires_grad=True)) == content_id(torch.ones(2))
+    assert content_id(np.float64(1.0)) == content_id(1.0)
+    half = torch.tensor([1.0, 2.0], dtype=torch.bfloat16)
+    assert content_id(half) == content_id(half.clone()) != content_id(half + 1)
+
+
+def test_key_parts_do_not_run_together() -> None:
+    assert len({key_id("a", "b"), key_id("ab", ""), key_id("ab"), key_id("a\0b"), key_id("1:a", "b")}) == 5
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, np.array([object()]), {"a": [object()]}])

@@ -14,6 +14,7 @@ from operator import index
 from typing import Any
 
 import numpy as np
+import torch
 
 from weighted_stream.errors import SampleIdError
 from weighted_stream.sample_ids import DENSE_LIMIT as DENSE_LIMIT
@@ -54,7 +55,8 @@ def key_id(*parts: str) -> int:
         >>> key_id("a.tar", "0001") == key_id("b.tar", "0001")
         False
     """
-    return HASHED | (_digest("\0".join(parts)) & (HASHED - 1))
+    named = "".join(f"{len(part)}:{part}" for part in parts)  # lengths, so that ("a", "b") and ("ab", "") differ
+    return HASHED | (_digest(named) & (HASHED - 1))
 
 
 def content_id(sample: Any) -> int:
@@ -77,6 +79,10 @@ def content_id(sample: Any) -> int:
 
 def _feed(digest: Any, value: Any) -> None:
     """Feed one value, tagged with its type and length so that no two values feed the same bytes."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    elif isinstance(value, torch.Tensor) and value.dtype is not torch.bfloat16 and value.layout is torch.strided:
+        value = value.detach().cpu().numpy()
     if isinstance(value, str):
         raw, tag = value.encode("utf-8", "surrogatepass"), "s"
     elif isinstance(value, (bytes, bytearray)):
@@ -94,11 +100,10 @@ def _feed(digest: Any, value: Any) -> None:
         for item in value:
             _feed(digest, item)
         return
-    elif hasattr(value, "__array__"):
-        array = np.ascontiguousarray(np.asarray(value))
-        if array.dtype.hasobject:
-            raise _unreadable(value)
-        raw, tag = array.tobytes(), f"a{array.dtype.str}{array.shape}"
+    elif isinstance(value, torch.Tensor) and value.dtype is torch.bfloat16:  # unknown to numpy
+        raw, tag = value.detach().cpu().contiguous().view(torch.int16).numpy().tobytes(), f"abf16{tuple(value.shape)}"
+    elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        raw, tag = np.ascontiguousarray(value).tobytes(), f"a{value.dtype.str}{value.shape}"
     else:
         raise _unreadable(value)
     digest.update(f"{tag}{len(raw)}:".encode())

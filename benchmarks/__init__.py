@@ -1,0 +1,1 @@
+"""What backs every figure in the README: `python -m benchmarks` runs all of it."""

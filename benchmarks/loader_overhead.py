@@ -1,0 +1,150 @@
+"""What wrapping costs: samples/s of a wrapped loader over the bare one, and the trainer's side of a batch.
+
+    python -m benchmarks.loader_overhead
+
+Cold: the first epoch of a fresh loader, workers' start included. Warm: a later epoch of the same loader (workers kept).
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.utils.data import DataLoader
+
+from benchmarks.harness import Spread, machine, paired, save, table
+from weighted_stream import LinUpper, ParquetDataset, Uniform, WeightedStream
+from weighted_stream.strategies.lin_upper import lin_upper
+
+CHARACTERS = 940
+BATCH = 64
+
+
+def text(row: int) -> str:
+    """About what a web page's paragraph weighs."""
+    words = np.random.default_rng(row).integers(0, 9999, CHARACTERS // 5)
+    return " ".join(f"{word:04d}" for word in words)
+
+
+def write_parquet(folder: Path, rows: int) -> Callable[[], Any]:
+    """Eight files."""
+    for shard, part in enumerate(np.array_split(np.arange(rows), 8)):
+        pq.write_table(pa.table({"text": [text(int(r)) for r in part], "row": part}), folder / f"{shard}.parquet")
+    return lambda: ParquetDataset(folder)
+
+
+def write_mds(folder: Path, rows: int) -> Callable[[], Any]:
+    """About eight shards."""
+    from streaming import MDSWriter, StreamingDataset
+
+    with MDSWriter(out=str(folder), columns={"text": "str", "row": "int"}, size_limit=rows * CHARACTERS // 8) as out:
+        for row in range(rows):
+            out.write({"text": text(row), "row": row})
+    return lambda: StreamingDataset(local=str(folder), shuffle=False, batch_size=BATCH)
+
+
+def write_webdataset(folder: Path, rows: int) -> Callable[[], Any]:
+    """Eight shards."""
+    import webdataset
+
+    with webdataset.ShardWriter(f"{folder}/%02d.tar", maxcount=-(-rows // 8), verbose=0) as out:
+        for row in range(rows):
+            out.write({"__key__": f"{row:07d}", "text.txt": text(row), "row.cls": row})
+    urls = sorted(map(str, folder.glob("*.tar")))
+    return lambda: webdataset.WebDataset(urls, shardshuffle=False).decode()
+
+
+def in_memory(folder: Path, rows: int) -> Callable[[], Any]:
+    """A list of small tensors: about a microsecond a sample, so every instruction shows."""
+    samples = list(torch.rand(rows, 16))
+    return lambda: samples
+
+
+FORMATS: dict[str, tuple[Callable[[Path, int], Callable[[], Any]], int, float]] = {
+    "MDS": (write_mds, 20_000, 0.97),
+    "WebDataset": (write_webdataset, 20_000, 0.97),
+    "Parquet": (write_parquet, 80_000, 0.97),
+    "in-memory list": (in_memory, 200_000, 0.90),
+}
+
+
+def rate(loader: Any, rows: int) -> float:
+    """Samples per second of one epoch."""
+    start = time.perf_counter()
+    for _ in loader:
+        pass
+    return rows / (time.perf_counter() - start)
+
+
+def compare(make: Callable[[], Any], rows: int, workers: int, warm: bool) -> tuple[Spread, Spread, Spread]:
+    """Wrapped over bare."""
+    options: dict[str, Any] = {"batch_size": BATCH, "num_workers": workers, "collate_fn": None}
+    if workers:
+        options["persistent_workers"] = warm
+    if not warm:
+        return paired(
+            lambda: rate(WeightedStream(make(), Uniform()).loader(**options), rows),
+            lambda: rate(DataLoader(make(), **options), rows),
+        )
+    wrapped, bare = WeightedStream(make(), Uniform()).loader(**options), DataLoader(make(), **options)
+    return paired(lambda: rate(wrapped, rows), lambda: rate(bare, rows))
+
+
+def trainer_side(repeats: int = 21, batches: int = 400) -> dict[str, Spread]:
+    """Microseconds that the product with a Weight takes per batch of 64: in all, and beyond the formula by hand."""
+    stream = WeightedStream(list(torch.rand(BATCH * batches)), LinUpper(r=1.0))
+    leaf = torch.rand(BATCH, requires_grad=True)
+
+    def run(weights: list[Any], multiply: Callable[[Any, Any], Any]) -> float:
+        losses = [leaf + 1 for _ in weights]
+        start = time.perf_counter()
+        for loss, weight in zip(losses, weights, strict=True):
+            multiply(loss, weight)
+        return (time.perf_counter() - start) / len(weights) * 1e6
+
+    def ours() -> float:
+        return run([weight for _, weight in stream.loader(batch_size=BATCH)], lambda loss, weight: loss * weight)
+
+    def by_hand() -> float:
+        return run([None] * batches, lambda loss, _: loss * lin_upper(loss.detach(), 1.0))
+
+    def plain() -> float:
+        return run([None] * batches, lambda loss, _: loss * 1.0)
+
+    ours_us, hand_us, ratio = paired(ours, by_hand, repeats)
+    _, plain_us, _ = paired(ours, plain, 5)
+    return {"ours": ours_us, "by hand": hand_us, "ours / by hand": ratio, "losses * 1.0": plain_us}
+
+
+def main() -> None:
+    print(machine())
+    rows: list[list[Any]] = []
+    for name, (write, count, wanted) in FORMATS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                make = write(Path(folder), count)
+            except ImportError as error:
+                print(f"{name}: left out, {error}")
+                continue
+            for workers in (0, 2):
+                for warm in (False, True):
+                    ours, bare, ratio = compare(make, count, workers, warm)
+                    rows.append([name, workers, "warm" if warm else "cold", ours, bare, ratio, wanted])
+                    print(*rows[-1], sep="  ", flush=True)
+    headings = ["format", "workers", "epoch", "wrapped/s", "bare/s", "ratio", "wanted"]
+    print(table(headings, rows))
+    side = trainer_side()
+    print("\nMicroseconds of the trainer's side, LinUpper, batch of 64 (wanted: ours at most 50):")
+    print(table(["what", "median (range)"], [[what, spread] for what, spread in side.items()]))
+    save("loader_overhead", {"loaders": [dict(zip(headings, row, strict=True)) for row in rows], "trainer": side})
+
+
+if __name__ == "__main__":
+    main()
