@@ -87,8 +87,12 @@ def main() -> None:
     print(f"Test accuracy, {NOISE:.0%} of the training labels random, {SEEDS} seeds, median (range):")
     print(table(headings, rows))
     end = {name: np.array(columns["end"]) for name, columns in figures.items()}
-    print("seeds in which SmallLoss ends above uniform:", int((end["SmallLoss r 1"] > end["uniform"]).sum()), "of", SEEDS)
-    print("seeds in which LinUpper ends above uniform: ", int((end["LinUpper r 0.4"] > end["uniform"]).sum()), "of", SEEDS)
+    print(
+        "seeds in which SmallLoss ends above uniform:", int((end["SmallLoss r 1"] > end["uniform"]).sum()), "of", SEEDS
+    )
+    print(
+        "seeds in which LinUpper ends above uniform: ", int((end["LinUpper r 0.4"] > end["uniform"]).sum()), "of", SEEDS
+    )
     save("noisy_labels", {"seeds": SEEDS, "epochs": EPOCHS, "accuracy": figures})
 
 

@@ -11,7 +11,9 @@ import pytest
 
 import weighted_stream
 
-MODULES = sorted(m.name for m in pkgutil.walk_packages(weighted_stream.__path__, "weighted_stream.") if "__main__" not in m.name)
+MODULES = sorted(
+    m.name for m in pkgutil.walk_packages(weighted_stream.__path__, "weighted_stream.") if "__main__" not in m.name
+)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -58,15 +58,11 @@ def reference(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tenso
     return torch.stack(losses)
 
 
-def gradients(
-    loss: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor
-) -> tuple[Tensor, list[Tensor]]:
+def gradients(loss: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor) -> tuple[Tensor, list[Tensor]]:
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     losses = loss(*leaves)
     grads = torch.autograd.grad((losses * upstream.to(losses.dtype)).sum(), leaves, allow_unused=True)
-    return losses.detach(), [
-        torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)
-    ]
+    return losses.detach(), [torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)]
 
 
 shapes = st.builds(
@@ -83,9 +79,7 @@ shapes = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(case=shapes)
 def test_logits_form_equals_torch(case: Case) -> None:
-    expected = gradients(
-        lambda x: reference(x, case.labels, case.ignore_index), [case.logits()], case.upstream
-    )
+    expected = gradients(lambda x: reference(x, case.labels, case.ignore_index), [case.logits()], case.upstream)
     found = gradients(
         lambda x: per_sample_cross_entropy(x, case.labels, case.ignore_index), [case.logits()], case.upstream
     )
@@ -143,9 +137,7 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
     case = Case(4, 6, 50, seed=2, dtype=dtype)
     logits = case.logits()
     losses, (grad,) = gradients(lambda x: per_sample_cross_entropy(x, case.labels), [logits], case.upstream)
-    expected, (expected_grad,) = gradients(
-        lambda x: reference(x, case.labels), [logits.float()], case.upstream
-    )
+    expected, (expected_grad,) = gradients(lambda x: reference(x, case.labels), [logits.float()], case.upstream)
     assert losses.dtype == torch.float32
     torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)
     assert grad.dtype == dtype
@@ -155,9 +147,7 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
     chunked, grads = gradients(
         lambda h, w: chunked_cross_entropy(h, w, case.labels, chunk_size=5), inputs, case.upstream
     )
-    whole, whole_grads = gradients(
-        lambda h, w: reference((h @ w.T).float(), case.labels), inputs, case.upstream
-    )
+    whole, whole_grads = gradients(lambda h, w: reference((h @ w.T).float(), case.labels), inputs, case.upstream)
     assert chunked.dtype == torch.float32
     assert [g.dtype for g in grads] == [dtype, dtype]
     torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-6)

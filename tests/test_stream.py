@@ -227,7 +227,10 @@ class Lines(IterableDataset[dict[str, Any]]):
 def test_iterable_data_with_an_id_column(num_workers: int) -> None:
     data = Numbers(31)
     stream = WeightedStream(Lines(data), LinUpper(r=0.4), id_fn="marker")
-    for loader in (stream.loader(batch_size=8, num_workers=num_workers), DataLoader(stream, 8, num_workers=num_workers)):
+    for loader in (
+        stream.loader(batch_size=8, num_workers=num_workers),
+        DataLoader(stream, 8, num_workers=num_workers),
+    ):
         seen = check_epoch(loader, data)
         assert sorted(marker for batch in seen for marker in batch) == list(range(31))
 

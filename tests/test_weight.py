@@ -172,7 +172,7 @@ def test_losses_of_another_batch() -> None:
 
 
 def test_a_batch_run_again_is_counted_once() -> None:
-    """As after an out-of-memory error: the losses differ a little, the weights are theirs, the store keeps the first."""
+    """As after an out-of-memory error: the losses differ a little, the weights are theirs, the first are stored."""
     stream, weight = one_batch()
     first, again = torch.tensor(LOSSES), torch.tensor([1.1, 2.0, 3.0, 5.0])
     first * weight
@@ -364,10 +364,11 @@ def test_a_weight_beyond_the_theory_warns_once() -> None:
 def test_weights_that_never_vary_are_reported() -> None:
     stream = WeightedStream(list(range(4)), LinUpper())
     with pytest.warns(RuntimeWarning, match="have not varied"):
-        for _ in range(201):
-            for _, weight in stream.loader(batch_size=4):
-                torch.ones(4) * weight
-    uniform = WeightedStream(list(range(4)), Uniform())
+        train(stream)
+    train(WeightedStream(list(range(4)), Uniform()))  # warnings are errors: silent
+
+
+def train(stream: WeightedStream) -> None:
     for _ in range(201):
-        for _, weight in uniform.loader(batch_size=4):
+        for _, weight in stream.loader(batch_size=4):
             torch.ones(4) * weight

@@ -22,11 +22,10 @@ class TagCollate:
 
     Args:
         collate_fn: the user's, given the bare samples.
-        as_dict: put the ids into the (dict) batch under ``"sample_id"`` and yield that alone.
     """
 
-    def __init__(self, collate_fn: Callable[[Any], Any], as_dict: bool = False) -> None:
-        self.collate_fn, self.as_dict = collate_fn, as_dict
+    def __init__(self, collate_fn: Callable[[Any], Any]) -> None:
+        self.collate_fn = collate_fn
 
     def __call__(self, items: Any) -> Any:
         """Collate what the dataset gave: a list of ``(id, sample)``, or ``(ids, samples)`` of a whole batch."""
@@ -37,7 +36,7 @@ class TagCollate:
             samples = list(samples)
         batch = self.collate_fn(samples)
         array = np.array([ids] if isinstance(ids, int) else ids, dtype=np.int64)
-        return with_sample_id(batch, array) if self.as_dict else (array, batch)
+        return array, batch
 
 
 def with_sample_id(batch: Any, ids: Any) -> Any:

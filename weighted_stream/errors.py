@@ -31,7 +31,7 @@ class WeightedStreamError(Exception):
         super().__init__(problem + facts)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments: the default would call the class with the message alone, and lose the error in a worker.
+        # The default would call the class with the message alone, and a worker's error would lose its parts.
         return _rebuild, (type(self), self.problem, str(self.found), str(self.expected), self.do)
 
 

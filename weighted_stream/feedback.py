@@ -9,7 +9,6 @@ import math
 import os
 import uuid
 import warnings
-from collections.abc import Sequence
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -189,15 +188,21 @@ class Feedback:
         self._store.update(ids, loss=losses, weight=weights, step=step)
         bound = self.strategy.bound
         if bound is not None and high > bound and "bound" not in self._said:
-            self._warn("bound", f"A weight of {high:.2f} passes the {bound:g} that the theory behind "
-                       f"{type(self.strategy).__name__} assumes; a larger r, or Clip, keeps below it.")
+            self._warn(
+                "bound",
+                f"A weight of {high:.2f} passes the {bound:g} that the theory behind "
+                f"{type(self.strategy).__name__} assumes; a larger r, or Clip, keeps below it.",
+            )
         if step == CONSTANT_AFTER and not self.strategy.constant:
             self._warn_if_constant()
 
     def _warn_if_constant(self) -> None:
         if self._store.stats()["weight_cv"] < 1e-3:
-            self._warn("constant", f"The weights of {self.strategy!r} have not varied in {CONSTANT_AFTER} batches: "
-                       "this is uniform training, at another learning rate if they are not 1.")
+            self._warn(
+                "constant",
+                f"The weights of {self.strategy!r} have not varied in {CONSTANT_AFTER} batches: "
+                "this is uniform training, at another learning rate if they are not 1.",
+            )
 
     def _warn_of_ranks(self) -> None:
         """Until losses are gathered over ranks, a joint weight is normalised over this rank's part: say it."""

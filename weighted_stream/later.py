@@ -24,7 +24,7 @@ class Later:
     """
 
     def __init__(self) -> None:
-        self._pending: deque[tuple[torch.cuda.Event, NDArray[np.int64], Tensor, int]] = deque()
+        self._pending: deque[tuple[Any, NDArray[np.int64], Tensor, int]] = deque()
 
     def call(self, write: Write, ids: NDArray[np.int64], losses: Tensor, weights: Tensor, step: int) -> None:
         """Write these now or later: ids (B,) int64, losses (B,) and weights (B,) float32."""
@@ -32,10 +32,11 @@ class Later:
             self.flush(write)
             write(ids, losses.cpu().numpy(), weights.cpu().numpy(), step)
             return
-        with torch.cuda.device(losses.device):
+        cuda: Any = torch.cuda  # its annotations are partial
+        with cuda.device(losses.device):
             host = torch.empty((2, len(ids)), dtype=torch.float32, pin_memory=True)
             host.copy_(torch.stack([losses, weights]), non_blocking=True)
-            arrived = torch.cuda.Event()
+            arrived = cuda.Event()
             arrived.record()
         self._pending.append((arrived, ids, host, step))
         while self._pending and (len(self._pending) > MOST_PENDING or self._pending[0][0].query()):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader
 
+from weighted_stream.collate import with_sample_id
 from weighted_stream.feedback import Batch, Feedback
 from weighted_stream.weight import Weight
 
@@ -18,26 +18,21 @@ class WeightedLoader:
     Attributes of the loader inside (``dataset``, ``sampler``, ``batch_size``, ``state_dict`` …) are reached through it.
 
     Args:
-        loader: yields ``(ids, batch)``; or dict batches with ids inside, which pass as they are.
+        loader: yields ``(ids, batch)``.
         feedback: what the weights are bound to.
         begin_epoch: called when a ``for`` begins.
-        as_dict: whether the ids are inside the batches.
+        as_dict: yield dict batches with the ids inside instead.
     """
 
-    def __init__(
-        self, loader: DataLoader[Any], feedback: Feedback, begin_epoch: Callable[[], None], as_dict: bool = False
-    ) -> None:
+    def __init__(self, loader: Any, feedback: Feedback, begin_epoch: Callable[[], None], as_dict: bool = False) -> None:
         self._loader, self._feedback, self._begin_epoch, self._as_dict = loader, feedback, begin_epoch, as_dict
 
     def __iter__(self) -> Iterator[Any]:
         """``(batch, weight)`` pairs, or dict batches with ``sample_id``."""
         self._begin_epoch()
-        if self._as_dict:
-            yield from self._loader
-            return
         feedback = self._feedback
         for ids, batch in self._loader:
-            yield batch, Weight(Batch(ids), feedback)
+            yield with_sample_id(batch, ids) if self._as_dict else (batch, Weight(Batch(ids), feedback))
 
     def __len__(self) -> int:
         """Number of batches, where the loader knows it."""

@@ -185,9 +185,7 @@ def _sample_means(losses: Tensor, labelled: Tensor, samples: int) -> Tensor:
     return losses.view(samples, tokens).sum(1) / labelled.view(samples, tokens).sum(1).clamp(min=1)
 
 
-def _check_labels(
-    labels: Tensor, shape: tuple[int, ...], classes: int, ignore_index: int, rows: str
-) -> Tensor:
+def _check_labels(labels: Tensor, shape: tuple[int, ...], classes: int, ignore_index: int, rows: str) -> Tensor:
     """The labels as int64, if they fit.
 
     Raises:

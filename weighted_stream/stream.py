@@ -18,7 +18,7 @@ from weighted_stream.feedback import Batch, Feedback
 from weighted_stream.loader import WeightedLoader, epoch_seed
 from weighted_stream.rebuild import loader_arguments, rebuild
 from weighted_stream.sources import source_for
-from weighted_stream.sources.ids import check_id
+from weighted_stream.sources.webloader import follow_webloader, torch_loader_of
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.options import check_integer
@@ -86,8 +86,9 @@ class WeightedStream:
                 expected="a dataset or DataLoader without ids",
                 do="wrap the dataset itself",
             )
-        loader = _torch_loader(data)
+        loader = data if isinstance(data, DataLoader) else torch_loader_of(data)
         self._wrapped_loader = loader
+        self._webloader = None if loader is None or loader is data else data
         self._source = source_for(data if loader is None else loader.dataset, id_fn)
         self._as_dict = as_dict
         if not isinstance(store, WeightStore):
@@ -98,7 +99,9 @@ class WeightedStream:
         self._token = self._feedback.token
         self._begun = 0
         # A DataLoader asks by class whether to read by index or in order.
-        self.__class__ = _LoaderStream if loader is not None else _IterableStream if self._source.iterable else _MapStream
+        self.__class__ = (
+            _LoaderStream if loader is not None else _IterableStream if self._source.iterable else _MapStream
+        )
 
     @property
     def strategy(self) -> Strategy:
@@ -137,7 +140,7 @@ class WeightedStream:
         reseed = self._shuffle(arguments, seed)
         batched = arguments.get("batch_size", 1) is not None or arguments.get("batch_sampler") is not None
         collate_fn = arguments.get("collate_fn") or (default_collate if batched else default_convert)
-        arguments["collate_fn"] = TagCollate(collate_fn, self._as_dict)
+        arguments["collate_fn"] = TagCollate(collate_fn)
         kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
 
         def begin_epoch() -> None:
@@ -146,7 +149,9 @@ class WeightedStream:
             if reseed is not None:
                 reseed.manual_seed(epoch_seed(seed, self.epoch))
 
-        loader = rebuild(kind, self._source.dataset, arguments)
+        loader: Any = rebuild(kind, self._source.dataset, arguments)
+        if self._webloader is not None:
+            loader = follow_webloader(self._webloader, loader)
         return WeightedLoader(loader, self._live(), begin_epoch, self._as_dict)
 
     def _shuffle(self, arguments: dict[str, Any], seed: int) -> torch.Generator | None:
@@ -206,7 +211,7 @@ class WeightedStream:
 
     def __getstate__(self) -> dict[str, Any]:
         # For a worker: it reads samples and knows whose they are; strategy and store stay in the main process.
-        return {**self.__dict__, "_feedback": None, "_wrapped_loader": None}
+        return {**self.__dict__, "_feedback": None, "_wrapped_loader": None, "_webloader": None}
 
     def __repr__(self) -> str:
         return f"WeightedStream({self._source.fingerprint().name}, {self.strategy!r})"
@@ -247,7 +252,8 @@ class _IterableStream(WeightedStream, IterableDataset[Any]):
     """A stream that is read in order."""
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self._pair, self._source.dataset)
+        items: Any = self._source.dataset
+        return map(self._pair, items)
 
     def __len__(self) -> int:
         return len(self._source.dataset)  # type: ignore[arg-type]
@@ -261,11 +267,6 @@ class _LoaderStream(WeightedStream):
 
     def __len__(self) -> int:
         return len(self.loader())
-
-
-def _torch_loader(data: Any) -> DataLoader[Any] | None:
-    """The DataLoader in ``data``, if it is one."""
-    return data if isinstance(data, DataLoader) else None
 
 
 def _replaced_by(arguments: dict[str, Any]) -> set[str]:

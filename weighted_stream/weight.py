@@ -44,9 +44,7 @@ class Weight:
     __slots__ = ("_batch", "_feedback", "_positions")
     __array_ufunc__ = None  # numpy must ask us, and is told that losses are tensors
 
-    def __init__(
-        self, batch: Batch, feedback: Feedback | str, positions: NDArray[np.int64] | None = None
-    ) -> None:
+    def __init__(self, batch: Batch, feedback: Feedback | str, positions: NDArray[np.int64] | None = None) -> None:
         self._batch = batch
         self._feedback = feedback  # its token, while it lives in another process
         self._positions = positions
@@ -98,7 +96,12 @@ class Weight:
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Tensor:
         left, right, *more = (*args, None, None)[:3]
-        if func in cls._PRODUCTS and not kwargs and more == [None] and isinstance(left, Weight) != isinstance(right, Weight):
+        if (
+            func in cls._PRODUCTS
+            and not kwargs
+            and more == [None]
+            and isinstance(left, Weight) != isinstance(right, Weight)
+        ):
             return _times(left, right) if isinstance(left, Weight) else _times(right, left)
         name = getattr(func, "__name__", str(func))
         raise TypeError(
@@ -115,8 +118,7 @@ class Weight:
         if isinstance(which, Tensor):
             which = which.cpu().numpy()
         everything = np.arange(len(self._batch.ids)) if self._positions is None else self._positions
-        positions = everything[[which]] if isinstance(which, (int, np.integer)) else everything[which]
-        return Weight(self._batch, self._feedback, positions)
+        return Weight(self._batch, self._feedback, np.atleast_1d(everything[which]))
 
     def split(self, size: int) -> tuple[Weight, ...]:
         """Parts of ``size`` samples, the last one smaller; like `torch.Tensor.split`."""
@@ -152,13 +154,15 @@ class Weight:
         return self._feedback
 
 
-@torch.compiler.disable
-def _times(weight: Weight, losses: Tensor) -> Tensor:
-    """The product. Out of reach of torch.compile, which goes on before and after it."""
+def _product(weight: Weight, losses: Tensor) -> Tensor:
     weights, finite = weight._live().resolve(weight._batch, weight._positions, losses, None)
     if finite is not None:
         losses = torch.where(finite, losses, 0.0)
     return losses * weights
+
+
+_compiler: Any = torch.compiler  # its annotations are partial
+_times: Callable[[Weight, Tensor], Tensor] = _compiler.disable(_product)  # torch.compile goes on around it
 
 
 def _arrive(token: str, ids: bytes) -> Weight:

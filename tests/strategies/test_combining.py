@@ -19,7 +19,6 @@ from weighted_stream import (
     Shuffled,
     Signals,
     SmallLoss,
-    Strategy,
     StrategyError,
     Uniform,
     WeightedStream,

@@ -1,8 +1,8 @@
 """A small GPT in one file: what the demo and the benchmarks train, on a CPU, in about a minute.
 
 A usual small transformer trained at a high rate is bistable: from some seeds it learns to look at the
-previous token within 200 steps and from others it does not, which hides any effect of the weights. Four things
-cure it, so that the final losses of different seeds differ by a few hundredths:
+previous token within 200 steps and from others it does not, which hides any effect of the weights. Four
+things cure it, so that the final losses of different seeds differ by a few hundredths:
 
 - the output bias starts at the log-frequencies of the tokens, so nothing has to learn those;
 - what a layer adds to the residual stream starts at zero;

@@ -8,10 +8,19 @@ from typing import Any
 from weighted_stream.errors import SampleIdError, SourceError
 from weighted_stream.sources.base import Source
 from weighted_stream.sources.huggingface import HuggingFaceSource
+from weighted_stream.sources.mds import MDSSource
 from weighted_stream.sources.parquet import ParquetSource
 from weighted_stream.sources.torch import Column, IterableSource, MapSource
+from weighted_stream.sources.webdataset import WebDatasetSource
 
-_SOURCES: tuple[type[Any], ...] = (HuggingFaceSource, ParquetSource, MapSource, IterableSource)
+_SOURCES: tuple[type[Any], ...] = (
+    MDSSource,
+    WebDatasetSource,
+    HuggingFaceSource,
+    ParquetSource,
+    MapSource,
+    IterableSource,
+)
 
 
 def source_for(data: Any, id_fn: str | Callable[[Any], int | str] | None = None) -> Source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weighted_stream.strategies.gibbs import Scalar, gibbs, loss_range, relative_loss
+from weighted_stream.strategies.gibbs import Scalar, gibbs, loss_range, relative_loss, within
 from weighted_stream.strategies.loss_based import RangeStrategy
 
 
@@ -31,7 +31,7 @@ def extremes(losses: Tensor, r: float = 1.0, delta: float = 1.0, quantile: float
         tensor([1.3448, 0.8157, 0.4947, 1.3448])
     """
     low, high = loss_range(losses, quantile)
-    return gibbs(extremes_score(losses.clamp(low, high), low, high, delta), r)
+    return gibbs(extremes_score(within(losses, low, high), low, high, delta), r)
 
 
 class Extremes(RangeStrategy):

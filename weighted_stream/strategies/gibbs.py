@@ -5,11 +5,10 @@ Source: Sow et al., "Dynamic loss-based sample reweighting", arXiv 2502.06733 (I
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
-
 
 Scalar: TypeAlias = float | Tensor
 """A float, or a tensor of shape () that a device has yet to compute."""
@@ -28,6 +27,11 @@ def loss_range(losses: Tensor, quantile: float | None = None) -> tuple[Scalar, S
     else:
         low, high = torch.quantile(losses, losses.new_tensor([quantile, 1 - quantile])).unbind()
     return (low.item(), high.item()) if losses.device.type == "cpu" else (low, high)
+
+
+def within(losses: Tensor, low: Scalar, high: Scalar) -> Tensor:
+    """The losses clipped to a range."""
+    return torch.clamp(losses, cast(Any, low), cast(Any, high))
 
 
 def relative_loss(losses: Tensor, low: Scalar, high: Scalar, delta: float = 1.0) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weighted_stream.strategies.gibbs import Scalar, gibbs, loss_range, relative_loss
+from weighted_stream.strategies.gibbs import Scalar, gibbs, loss_range, relative_loss, within
 from weighted_stream.strategies.loss_based import RangeStrategy
 
 
@@ -31,7 +31,7 @@ def lin_upper(losses: Tensor, r: float = 1.0, delta: float = 1.0, quantile: floa
         tensor([0.4947, 0.8157, 1.3448, 1.3448])
     """
     low, high = loss_range(losses, quantile)
-    return gibbs(lin_upper_score(losses.clamp(low, high), low, high, delta), r)
+    return gibbs(lin_upper_score(within(losses, low, high), low, high, delta), r)
 
 
 class LinUpper(RangeStrategy):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weighted_stream.signals import Signals
 from weighted_stream.strategies.base import Strategy
-from weighted_stream.strategies.gibbs import Scalar, gibbs, gibbs_against, loss_range
+from weighted_stream.strategies.gibbs import Scalar, gibbs, gibbs_against, loss_range, within
 from weighted_stream.strategies.options import check_choice, check_integer, check_number
 
 Window = Literal["batch", "running"]
@@ -39,9 +39,7 @@ class LossStrategy(Strategy):
 
     quantile: float | None = None
 
-    def __init__(
-        self, r: float = 1.0, warmup_steps: int = 0, window: Window = "batch", memory: int = 1024
-    ) -> None:
+    def __init__(self, r: float = 1.0, warmup_steps: int = 0, window: Window = "batch", memory: int = 1024) -> None:
         method = type(self).__name__
         self.r = check_number(method, "r", r, above=0)
         self.warmup_steps = check_integer(method, "warmup_steps", warmup_steps, least=0)
@@ -61,15 +59,15 @@ class LossStrategy(Strategy):
         r = WARMUP_R if signals.step < self.warmup_steps else self.r
         if self.window == "batch":
             low, high = loss_range(losses, self.quantile)
-            return gibbs(self.scores(losses if self.quantile is None else losses.clamp(low, high), low, high), r)
+            return gibbs(self.scores(losses if self.quantile is None else within(losses, low, high), low, high), r)
         if self not in signals.scratch:  # frozen for this batch, so that its parts agree
             signals.scratch[self] = None if self._seen < RUNNING_MINIMUM else self._latest().clone()
         latest = signals.scratch[self]
         if latest is None:
             return torch.ones_like(losses)
         low, high = loss_range(latest, self.quantile)
-        reference = self.scores(latest.clamp(low, high), low, high)
-        return gibbs_against(self.scores(losses.clamp(low, high), low, high), reference, r)
+        reference = self.scores(within(latest, low, high), low, high)
+        return gibbs_against(self.scores(within(losses, low, high), low, high), reference, r)
 
     def observe(self, signals: Signals) -> None:
         """Put the losses into the running window."""

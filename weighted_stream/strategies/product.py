@@ -36,7 +36,9 @@ class Product(Strategy):
                 expected="one strategy or more",
                 do="Product(LinUpper(), Frozen()), or LinUpper() * Frozen()",
             )
-        self.factors = tuple(f for factor in factors for f in (factor.factors if type(factor) is Product else [factor]))
+        self.factors: tuple[Strategy, ...] = ()
+        for factor in factors:
+            self.factors += factor.factors if isinstance(factor, Product) else (factor,)
         self.joint = any(factor.joint for factor in factors)
         self.constant = all(factor.constant for factor in factors)
 

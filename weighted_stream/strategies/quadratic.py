@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weighted_stream.strategies.gibbs import Scalar, gibbs, loss_range, relative_loss
+from weighted_stream.strategies.gibbs import Scalar, gibbs, loss_range, relative_loss, within
 from weighted_stream.strategies.loss_based import RangeStrategy
 
 
 def quadratic_score(losses: Tensor, low: Scalar, high: Scalar, delta: float = 1.0) -> Tensor:
     """``f = 1 - h^2 / delta^2``, with h the place of each loss (M,) in the range [low, high]."""
-    return 1 - (relative_loss(losses, low, high, delta) / delta).square()
+    score: Tensor = 1 - (relative_loss(losses, low, high, delta) / delta).square()
+    return score
 
 
 def quadratic(losses: Tensor, r: float = 1.0, delta: float = 1.0, quantile: float | None = None) -> Tensor:
@@ -31,7 +32,7 @@ def quadratic(losses: Tensor, r: float = 1.0, delta: float = 1.0, quantile: floa
         tensor([0.5852, 1.2389, 1.5907, 0.5852])
     """
     low, high = loss_range(losses, quantile)
-    return gibbs(quadratic_score(losses.clamp(low, high), low, high, delta), r)
+    return gibbs(quadratic_score(within(losses, low, high), low, high, delta), r)
 
 
 class Quadratic(RangeStrategy):
