@@ -32,7 +32,7 @@ class WeightedLoader:
         self._begin_epoch()
         feedback = self._feedback
         for ids, batch in self._loader:
-            yield with_sample_id(batch, ids) if self._as_dict else (batch, Weight(Batch(ids), feedback))
+            yield with_sample_id(batch, ids) if self._as_dict else (batch, Weight(Batch(np.asarray(ids)), feedback))
 
     def __len__(self) -> int:
         """Number of batches, where the loader knows it."""
