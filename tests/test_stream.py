@@ -434,6 +434,31 @@ def test_two_samples_with_one_id_and_a_missing_column() -> None:
     assert stream.store.get([3, 4])["visits"].tolist() == [3, 1]
 
 
+class Rows(IterableDataset[dict[str, Any]]):
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+
+def test_two_samples_of_an_iterable_with_one_id() -> None:
+    with pytest.raises(SampleIdError, match="id 3"):
+        list(
+            WeightedStream(Rows([{"uid": 3, "x": 1}, {"uid": 3, "x": 2}]), Uniform(), id_fn="uid").loader(batch_size=2)
+        )
+    stream = WeightedStream(Rows([{"uid": 3, "x": 1.0}] * 2), Uniform(), id_fn="uid")  # one sample, repeated: legal
+    for batch, weight in stream.loader(batch_size=2):
+        weight.resolve(batch["x"].float())
+    assert stream.store.get([3])["visits"].tolist() == [2]
+
+
+def test_streams_do_not_mix_in_a_batch() -> None:
+    one, two = WeightedStream([1.0], Uniform()), WeightedStream([2.0], Uniform())
+    with pytest.raises(UnboundError, match="wrap them once"):
+        default_collate([one[0], two[0]])
+
+
 def test_a_store_remembers_its_dataset(tmp_path: Any) -> None:
     with WeightedStream(Numbers(20), LinUpper(), store=tmp_path / "run") as stream:
         for batch, weight in stream.loader(batch_size=10):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from weighted_stream.errors import SourceError
+from weighted_stream.errors import SampleIdError, SourceError
+from weighted_stream.sources.ids import content_id
 
 SAMPLE_ID = "sample_id"
 """The key under which ids travel inside dict batches."""
@@ -22,10 +23,11 @@ class TagCollate:
 
     Args:
         collate_fn: the user's, given the bare samples.
+        check_ids: refuse two different samples with one id in a batch; for ids that came from the user.
     """
 
-    def __init__(self, collate_fn: Callable[[Any], Any]) -> None:
-        self.collate_fn = collate_fn
+    def __init__(self, collate_fn: Callable[[Any], Any], check_ids: bool = False) -> None:
+        self.collate_fn, self.check_ids = collate_fn, check_ids
 
     def __call__(self, items: Any) -> Any:
         """Collate what the dataset gave: a list of ``(id, sample)``, or ``(ids, samples)`` of a whole batch."""
@@ -34,9 +36,33 @@ class TagCollate:
         else:
             ids, samples = zip(*items, strict=True)
             samples = list(samples)
+            if self.check_ids and len(set(ids)) < len(ids):
+                refuse_shared_ids(ids, samples)
         batch = self.collate_fn(samples)
         array = np.array([ids] if isinstance(ids, int) else ids, dtype=np.int64)
         return array, batch
+
+
+def refuse_shared_ids(ids: Sequence[int], samples: Sequence[Any]) -> None:
+    """Raise if two samples of different content have one id; a sample that is repeated may come again.
+
+    Raises:
+        SampleIdError: naming the id and both samples.
+    """
+    first: dict[int, tuple[int, int]] = {}
+    for place, (number, sample) in enumerate(zip(ids, samples, strict=True)):
+        try:
+            content = content_id(sample)
+        except SampleIdError:
+            continue  # content of a kind that cannot be compared
+        earlier, earlier_content = first.setdefault(number, (place, content))
+        if content != earlier_content:
+            raise SampleIdError(
+                "Two different samples of a batch have the same id.",
+                found=f"id {number} for {samples[earlier]!r:.100} and for {sample!r:.100}",
+                expected="one id per sample",
+                do="use a key that is unique; if this is one sample changed at random, let id_fn see it unchanged",
+            )
 
 
 def with_sample_id(batch: Any, ids: Any) -> Any:

@@ -90,7 +90,7 @@ class WeightedStream:
         self._wrapped_loader = loader
         self._webloader = None if loader is None or loader is data else data
         self._source = source_for(data if loader is None else loader.dataset, id_fn)
-        self._as_dict = as_dict
+        self._as_dict, self._own_ids = as_dict, id_fn is not None
         if not isinstance(store, WeightStore):
             store = WeightStore(store, fingerprint=self._source.fingerprint())
         else:
@@ -140,7 +140,7 @@ class WeightedStream:
         reseed = self._shuffle(arguments, seed)
         batched = arguments.get("batch_size", 1) is not None or arguments.get("batch_sampler") is not None
         collate_fn = arguments.get("collate_fn") or (default_collate if batched else default_convert)
-        arguments["collate_fn"] = TagCollate(collate_fn)
+        arguments["collate_fn"] = TagCollate(collate_fn, check_ids=self._source.iterable and self._own_ids)
         kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
 
         def begin_epoch() -> None:

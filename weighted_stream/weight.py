@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from weighted_stream.errors import UnboundError
 from weighted_stream.feedback import Batch, Feedback, live_feedback
 
 
@@ -134,19 +135,33 @@ class Weight:
 
     @staticmethod
     def collate(weights: Sequence[Weight], *, collate_fn_map: Any = None) -> Weight:
-        """One Weight of several, for collate functions of your own; `torch.utils.data.default_collate` knows it."""
+        """One Weight of several, for collate functions of your own; `torch.utils.data.default_collate` knows it.
+
+        Raises:
+            UnboundError: for Weights of different streams.
+        """
+        tokens = {weight._token() for weight in weights}
+        if len(tokens) != 1:
+            raise UnboundError(
+                "A batch mixes samples of several streams.",
+                found=f"{len(tokens)} streams",
+                expected="one: strategy and store belong to a stream",
+                do="concatenate the datasets first, then wrap them once",
+            )
         ids = np.concatenate([weight._ids() for weight in weights])
         return Weight(Batch(ids), weights[0]._feedback)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        token = self._feedback if isinstance(self._feedback, str) else self._feedback.token
-        return _arrive, (token, self._ids().tobytes())
+        return _arrive, (self._token(), self._ids().tobytes())
 
     def __repr__(self) -> str:
         return f"Weight({len(self)} samples, ids={self._ids()[:4].tolist()}{'…' if len(self) > 4 else ''})"
 
     def _ids(self) -> NDArray[np.int64]:
         return self._batch.ids if self._positions is None else self._batch.ids[self._positions]
+
+    def _token(self) -> str:
+        return self._feedback if isinstance(self._feedback, str) else self._feedback.token
 
     def _live(self) -> Feedback:
         if isinstance(self._feedback, str):
