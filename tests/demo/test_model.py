@@ -19,9 +19,7 @@ def shaken(seed: int = 0) -> GPT:
     model = GPT(SMALL, seed=seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(
-                torch.full_like(parameter, 0.02).normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
-            )
+            parameter.add_(torch.full_like(parameter, 0.02).normal_(0, 0.3, generator=torch.Generator().manual_seed(1)))
     return model
 
 
@@ -51,9 +49,7 @@ def test_a_position_sees_what_comes_before() -> None:
 def test_starts_near_the_unigram_frequencies() -> None:
     counts = torch.arange(20) ** 2
     model = GPT(SMALL, frequencies=counts)
-    x = torch.multinomial(counts.float(), 4096, True, generator=torch.Generator().manual_seed(0)).view(
-        256, 16
-    )
+    x = torch.multinomial(counts.float(), 4096, True, generator=torch.Generator().manual_seed(0)).view(256, 16)
     shares = (counts + 1) / (counts + 1).sum()
     entropy = -(shares * shares.log()).sum().item()
     loss = F.cross_entropy(model(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten()).item()
