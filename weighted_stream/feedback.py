@@ -107,14 +107,15 @@ class Feedback:
             return batch.weights[torch.from_numpy(positions).to(batch.weights.device)], finite
         if batch.step is None:
             batch.step, self.step = self.step, self.step + 1
-        clean = values if finite is None else _filled(values, finite)
-        signals = self._signals(batch, positions, clean)
+        mine = batch.ids if positions is None else batch.ids[positions]
+        signals = self._signals(batch, mine, values if finite is None else _filled(values, finite))
         weights = self._ask(signals)
         if finite is not None:
             weights = torch.where(finite, weights, 0.0)
             weights = mean_one(weights) if self.strategy.joint else weights
+            signals.loss = values
         self._keep(batch, positions, weights)
-        self._tell(batch, positions, values, weights)
+        self._tell(batch, positions, signals, weights)
         return weights, finite
 
     def tensor(self, batch: Batch, positions: Positions) -> Tensor:
@@ -123,14 +124,13 @@ class Feedback:
         told = np.broadcast_to(batch.told, len(batch.ids))
         if batch.weights is not None and (told if positions is None else told[positions]).all():
             return batch.weights if positions is None else batch.weights[torch.from_numpy(positions)]
-        return self._ask(self._signals(batch, positions, None))
+        return self._ask(self._signals(batch, batch.ids if positions is None else batch.ids[positions], None))
 
-    def _signals(self, batch: Batch, positions: Positions, losses: Tensor | None) -> Signals:
-        ids = batch.ids if positions is None else batch.ids[positions]
-        step = self.step if batch.step is None else batch.step
-        # History is per part, everything else in scratch per batch.
-        batch.scratch.pop("records", None)
-        return Signals(ids, step, losses, lambda: self.store.get(ids), batch.scratch)
+    def _signals(self, batch: Batch, ids: NDArray[np.int64], losses: Tensor | None) -> Signals:
+        return Signals(ids, self.step if batch.step is None else batch.step, losses, self._records, batch.scratch)
+
+    def _records(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        return self.store.get(ids)
 
     def _ask(self, signals: Signals) -> Tensor:
         self._warn_of_ranks()
@@ -142,7 +142,9 @@ class Feedback:
                 expected=f"a tensor of shape ({len(signals)},)",
                 do="mend the strategy's weights()",
             )
-        return weights.detach().to(torch.float32)
+        if weights.requires_grad or weights.dtype != torch.float32:
+            weights = weights.detach().to(torch.float32)
+        return weights
 
     def _keep(self, batch: Batch, positions: Positions, weights: Tensor) -> None:
         if positions is None:
@@ -152,11 +154,9 @@ class Feedback:
             batch.weights = torch.full((len(batch.ids),), torch.nan, device=weights.device)
         batch.weights[torch.from_numpy(positions).to(weights.device)] = weights
 
-    def _tell(self, batch: Batch, positions: Positions, values: Tensor, weights: Tensor) -> None:
+    def _tell(self, batch: Batch, positions: Positions, signals: Signals, weights: Tensor) -> None:
         """Count what has not been counted: let the strategy learn from it and write it down."""
-        assert batch.step is not None
-        ids = batch.ids if positions is None else batch.ids[positions]
-        if batch.told is True or not len(ids):
+        if batch.told is True or not len(signals.ids):
             return
         if batch.told is False and positions is None:
             batch.told = True
@@ -169,11 +169,14 @@ class Feedback:
             batch.told = bool(told.all()) or told
             if not len(new):
                 return
-            if len(new) < len(ids):
-                which = torch.from_numpy(new).to(values.device)
-                ids, values, weights = ids[new], values[which], weights[which]
-        self.strategy.observe(Signals(ids, batch.step, values, lambda: self.store.get(ids), batch.scratch))
-        self._later.call(self._write, ids, values, weights, batch.step)
+            if len(new) < len(where):
+                assert signals.loss is not None
+                which = torch.from_numpy(new).to(weights.device)
+                signals = self._signals(batch, signals.ids[new], signals.loss[which])
+                weights = weights[which]
+        self.strategy.observe(signals)
+        assert signals.loss is not None
+        self._later.call(self._write, signals.ids, signals.loss, weights, signals.step)
 
     def _write(self, ids: NDArray[np.int64], losses: Any, weights: Any, step: int) -> None:
         """On the host: check the weights, store the feedback, warn where it must be said."""

@@ -30,7 +30,7 @@ class Later:
         """Write these now or later: ids (B,) int64, losses (B,) and weights (B,) float32."""
         if losses.device.type != "cuda":
             self.flush(write)
-            write(ids, losses.cpu().numpy(), weights.cpu().numpy(), step)
+            write(ids, losses.numpy(force=True), weights.numpy(force=True), step)
             return
         cuda: Any = torch.cuda  # its annotations are partial
         with cuda.device(losses.device):

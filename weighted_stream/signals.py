@@ -23,15 +23,16 @@ class Signals:
         step: how many batches this stream has weighed before this one.
         loss: (B,) float32, detached, on the trainer's device; NaN and inf are possible. None at hand-over time, when
             only the store can speak.
-        records: looks the samples up in the store; prefer `history`.
+        records: looks ids up in the store; prefer `history`.
         scratch: lives as long as the batch and is shared by its parts: whatever must be the same for all of them.
     """
 
     ids: NDArray[np.int64]
     step: int
     loss: Tensor | None
-    records: Callable[[], Records]
+    records: Callable[[NDArray[np.int64]], Records]
     scratch: dict[Any, Any] = field(default_factory=dict)
+    _known: Records | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,7 +49,6 @@ class Signals:
             name: ``"loss"`` (running average), ``"last_loss"``, ``"weight"``, ``"similarity"``, ``"visits"``,
                 ``"last_step"`` or ``"group"``. A float field never set is NaN; see `WeightStore.get`.
         """
-        if "records" not in self.scratch:
-            self.scratch["records"] = self.records()
-        values = self.scratch["records"][name]
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.device)
+        if self._known is None:
+            self._known = self.records(self.ids)
+        return torch.from_numpy(np.ascontiguousarray(self._known[name], dtype=np.float32)).to(self.device)

@@ -29,7 +29,7 @@ from weighted_stream.strategies.clip import clip_mean
 
 
 def signals(losses: torch.Tensor, step: int = 0, records: dict | None = None) -> Signals:
-    return Signals(np.arange(len(losses)), step, losses, lambda: records or {})
+    return Signals(np.arange(len(losses)), step, losses, lambda ids: records or {})
 
 
 LOSSES = torch.tensor([1.0, 2.0, 3.0, 5.0, 4.0, 1.5])
