@@ -171,6 +171,17 @@ def test_parquet_shuffles_by_seed_and_epoch(tmp_path: Path) -> None:
     assert orders(1) != orders(2)
 
 
+def test_a_dataloader_of_ones_own_follows_set_epoch(tmp_path: Path) -> None:
+    parquet(tmp_path)
+    stream = WeightedStream(ParquetDataset(tmp_path, shuffle=True), LinUpper())
+    orders = []
+    for number in (0, 1, 0):
+        stream.set_epoch(number)
+        assert stream.epoch == number
+        orders.append([m for batch, _ in DataLoader(stream, batch_size=4) for m in batch["marker"].tolist()])
+    assert orders[0] == orders[2] != orders[1]
+
+
 @pytest.mark.parametrize("name", ["mds", "webdataset"])
 def test_shuffling_from_outside_is_refused_where_it_cannot_work(name: str, tmp_path: Path) -> None:
     make = FORMATS[name][0](tmp_path)

@@ -195,6 +195,15 @@ class WeightedStream:
             )
         return Weight(Batch(array.astype(np.int64)), self._live())
 
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the dataset its epoch, for DataLoaders of your own (trainers call this by itself); `loader` does it.
+
+        Args:
+            epoch: from 0.
+        """
+        self._begun = check_integer("set_epoch", "epoch", epoch, least=0) + 1
+        self._source.set_epoch(epoch)
+
     def stats(self) -> dict[str, float]:
         """Figures to log: those of `WeightStore.stats`, and ``step`` and ``epoch`` of this stream."""
         return {**self.store.stats(), "step": float(self._live().step), "epoch": float(self.epoch)}
