@@ -58,7 +58,7 @@ class Packed(streaming.StreamingDataset):
 @pytest.fixture(autouse=True)
 def lock_files_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Streaming leaves lock files in the temporary directory; and worker sockets want a short path."""
-    with tempfile.TemporaryDirectory() as here:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as here:
         monkeypatch.setattr(tempfile, "tempdir", here)
         yield
 
@@ -92,9 +92,7 @@ def read(dataset: Any, workers: int = 0, context: str | None = None) -> list[tup
 
 def expected(name: str = "c4", markers: Iterable[int] = range(SIZE), rows: int = ROWS) -> dict[int, int]:
     """The id of each marker, by the documented rule."""
-    return {
-        marker: shard_id(f"{name}/shard.{n // rows:05}.mds", n % rows) for n, marker in enumerate(markers)
-    }
+    return {marker: shard_id(f"{name}/shard.{n // rows:05}.mds", n % rows) for n, marker in enumerate(markers)}
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -189,9 +187,7 @@ def test_streams_keep_their_ids_in_any_order_and_any_share(tmp_path: Path) -> No
         streams = [streaming.Stream(local=str(tmp_path / name), split="train", **share) for name in names]
         return {
             marker: i
-            for i, marker in read(
-                MDSSource(streaming.StreamingDataset(streams=streams, batch_size=4)).dataset
-            )
+            for i, marker in read(MDSSource(streaming.StreamingDataset(streams=streams, batch_size=4)).dataset)
         }
 
     both = expected("c4/train", range(20)) | expected("wiki/train", range(100, 130))

@@ -568,9 +568,7 @@ def test_unlisted_shards_of_one_name(tmp_path: Path) -> None:
 
 def test_remote_shards_that_differ_in_their_query_only() -> None:
     with pytest.raises(SourceError, match="share ids") as caught:
-        WebDatasetSource(
-            open_tars(["https://host/get?file=1&key=secret", "https://host/get?file=2&key=secret"])
-        )
+        WebDatasetSource(open_tars(["https://host/get?file=1&key=secret", "https://host/get?file=2&key=secret"]))
     assert "secret" not in str(caught.value)
 
 

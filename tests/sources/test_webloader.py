@@ -67,14 +67,13 @@ def test_ids_stay_with_their_samples(name: str, workers: int, tmp_path: Path) ->
     data = wds.WebDataset(write_tars(tmp_path, range(SIZE)), shardshuffle=False).map(number)
     known = {sample[0]: i for i, sample in WebDatasetSource(data).dataset}
     data = data.shuffle(10).batched(4)
-    loader = LATER[name](
-        wds.WebLoader(data, batch_size=None, num_workers=workers, timeout=60 * bool(workers))
-    )
+    loader = LATER[name](wds.WebLoader(data, batch_size=None, num_workers=workers, timeout=60 * bool(workers)))
     found = [
         (int(i), int(who))
         for ids, batch in rebuilt(loader)
         for i, who in zip(np.atleast_1d(ids), np.atleast_1d(batch[0]), strict=True)
     ]
+    assert all(isinstance(ids, list) for ids, _ in rebuilt(loader))
     assert all(known[who] == i for i, who in found)
     assert len(found) == (24 if name == "an epoch" else SIZE)
     assert sum(len(np.atleast_1d(batch[0])) for batch in loader) == len(found)  # the user's loader as before

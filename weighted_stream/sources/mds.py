@@ -54,9 +54,7 @@ class MDSSource(Source):
         self._fingerprint = Fingerprint(
             "mds", ",".join(sorted(columns)) + by(id_fn), shards={} if id_fn else dict(shards)
         )
-        self._original = (
-            data  # kept: on its deletion it would give up the local directory that the copy reads
-        )
+        self._original = data  # kept: on its deletion it would give up the local directory that the copy reads
         self._dataset: IterableDataset[Any] = _copy(data)
         # StreamingDataset.__iter__ maps ``self.__getitem__``, so this attribute sees the position of each
         # sample.
@@ -105,9 +103,7 @@ class _GetItem:
 
     def __call__(self, position: Any) -> Any:
         get = type(self._dataset).__getitem__
-        if (
-            self._inside
-        ):  # the user's __getitem__ calls self.__getitem__, say for another sample in place of a bad one
+        if self._inside:  # the user's __getitem__ calls self.__getitem__, say for a sample in place of a bad one
             return get(self._dataset, position)
         self._inside = True
         try:
@@ -137,8 +133,7 @@ def _refuse_own_iter(data: Any) -> None:
             f"{owner.__name__} has an __iter__ of its own, which would see (id, sample) for each sample.",
             found=f"{owner.__qualname__}.__iter__",
             expected="a StreamingDataset that changes samples in __getitem__",
-            do="move the work to __getitem__, or read the dataset inside an IterableDataset of your own, "
-            "with id_fn=",
+            do="move the work to __getitem__, or read the dataset inside an IterableDataset of your own, with id_fn=",
         )
 
 

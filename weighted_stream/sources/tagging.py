@@ -31,9 +31,7 @@ class TaggedStages(IterableDataset[Any]):
         tagged: whether the first stage yields ids already.
     """
 
-    def __init__(
-        self, stages: list[Any], invoke: Invoke, depth: int, id_fn: IdFn | None, tagged: bool
-    ) -> None:
+    def __init__(self, stages: list[Any], invoke: Invoke, depth: int, id_fn: IdFn | None, tagged: bool) -> None:
         self._stages, self._invoke, self._depth = stages, invoke, depth
         self._id_fn, self._tagged = id_fn, tagged
 
@@ -101,9 +99,7 @@ class TaggedStages(IterableDataset[Any]):
 
 def _has_key(sample: Any) -> bool:
     return (
-        isinstance(sample, dict)
-        and isinstance(sample.get("__key__"), str)
-        and isinstance(sample.get("__url__"), str)
+        isinstance(sample, dict) and isinstance(sample.get("__key__"), str) and isinstance(sample.get("__url__"), str)
     )
 
 
@@ -157,9 +153,7 @@ def _refuse_one_name(url: str, other: str) -> None:
 def _no_key(sample: Any) -> SampleIdError:
     return SampleIdError(
         "A sample has no __key__ or no __url__.",
-        found=f"keys {sorted(map(str, sample))}"
-        if isinstance(sample, dict)
-        else f"a {type(sample).__name__}",
+        found=f"keys {sorted(map(str, sample))}" if isinstance(sample, dict) else f"a {type(sample).__name__}",
         expected="a dict with both (str)",
         do="add them, or pass id_fn=",
     )

@@ -20,8 +20,7 @@ def torch_loader_of(data: Any) -> DataLoader[Any] | None:
         True
     """
     pipeline = any(
-        kind.__module__ == "webdataset.pipeline" and kind.__name__ == "DataPipeline"
-        for kind in type(data).__mro__
+        kind.__module__ == "webdataset.pipeline" and kind.__name__ == "DataPipeline" for kind in type(data).__mro__
     )
     if pipeline and data.pipeline and isinstance(data.pipeline[0], DataLoader):
         return data.pipeline[0]
@@ -37,7 +36,7 @@ def follow_webloader(data: Any, loader: Iterable[tuple[Any, Any]]) -> Any:
         loader: the DataLoader it begins with, built again so that it yields ``(ids, batch)``.
 
     Returns:
-        A WebLoader that yields ``(list of ids, batch)``.
+        A WebLoader that yields ``(list of ids, batch)``; behind ``unbatched``, ``([id], sample)``.
 
     Raises:
         SourceError: if ``data`` is no WebLoader; while iterating, for a stage that loses track of samples.
@@ -60,4 +59,5 @@ class _Followed(IterableDataset[Any]):
         self._loader, self._stages, self._invoke = loader, stages, invoke
 
     def __iter__(self) -> Tagged:
-        return follow(((as_list(ids), batch) for ids, batch in self._loader), self._stages, self._invoke)
+        for ids, batch in follow(iter(self._loader), self._stages, self._invoke):
+            yield as_list(ids), batch
