@@ -119,7 +119,7 @@ def test_ids_stay_when_the_data_moves_grows_or_is_named_otherwise(folder: Path, 
     write(moved / "a.parquet", 90)
     conflict = before.conflict(ParquetSource(ParquetDataset(moved)).fingerprint())
     assert conflict is not None
-    assert "'a.parquet' has 90 rows instead of 100" in conflict
+    assert "'a.parquet' has size 90 instead of 100" in conflict
 
 
 def test_files_below_a_folder_are_named_by_their_path(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ class Fingerprint:
         kind: the source, e.g. ``"torch-map"`` or ``"mds"``.
         name: what distinguishes datasets of one kind (class name, column names, …), as far as it is stable.
         size: number of samples of a dataset that cannot grow without new ids changing meaning; None if unknown.
-        shards: rows per shard where the source knows its shards. A dataset may gain and lose shards, but the shards it
-            shares with the store must have the same number of rows.
+        shards: size per shard (rows, or bytes where only those are known). A dataset may gain and lose shards, but those it
+            shares with the store must have the same size.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Fingerprint:
                 return f"{what} {getattr(other, what)!r} instead of {getattr(self, what)!r}"
         for shard in self.shards.keys() & other.shards.keys():
             if self.shards[shard] != other.shards[shard]:
-                return f"shard {shard!r} has {other.shards[shard]} rows instead of {self.shards[shard]}"
+                return f"shard {shard!r} has size {other.shards[shard]} instead of {self.shards[shard]}"
         if self.shards and other.shards and not self.shards.keys() & other.shards.keys():
             return f"no shard in common (for one, {min(other.shards)!r})"
         return None
