@@ -1,0 +1,28 @@
+"""Run every benchmark, one after the other, each in a process of its own: `make bench`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+BENCHMARKS = ("loader_overhead", "store_ops", "noisy_labels", "redundant_stream")
+
+
+def main() -> int:
+    """0 if all ran; one without its data says so and counts as run."""
+    failed = []
+    for name in BENCHMARKS:
+        print(f"\n=== {name}", flush=True)
+        done = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}"], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+        )
+        if done.returncode:
+            failed.append(name)
+    if failed:
+        print(f"\nnot run to the end: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
