@@ -106,6 +106,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig, *, frequencies: Tensor | None = None, seed: int = 0) -> None:
         super().__init__()
+        self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.token = nn.Embedding(config.vocab, config.width)

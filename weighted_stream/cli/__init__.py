@@ -1,0 +1,43 @@
+"""The command ``weighted-stream``; also ``python -m weighted_stream.cli``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from weighted_stream._version import __version__
+from weighted_stream.cli import demo
+from weighted_stream.errors import WeightedStreamError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: its arguments, without the program's name; None: those of the process.
+
+    Returns:
+        The exit status: 0, or 1 after an error that was printed.
+
+    Raises:
+        SystemExit: for arguments that do not parse (status 2), ``--help`` and ``--version`` (status 0).
+
+    Example:
+        >>> main(["demo", "--strategy", "linuper"])
+        1
+    """
+    parser = argparse.ArgumentParser(
+        prog="weighted-stream",
+        description="The data pipeline decides how much each training sample counts, while the model trains.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    demo.add_command(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except WeightedStreamError as error:
+        print(f"weighted-stream: {error}", file=sys.stderr)
+        return 1
+    return status
