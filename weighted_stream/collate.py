@@ -34,8 +34,7 @@ class TagCollate:
         if type(items) is tuple:
             ids, samples = items
         else:
-            ids, samples = zip(*items, strict=True)
-            samples = list(samples)
+            ids, samples = [number for number, _ in items], [sample for _, sample in items]
             if self.check_ids and len(set(ids)) < len(ids):
                 refuse_shared_ids(ids, samples)
         batch = self.collate_fn(samples)
