@@ -71,10 +71,6 @@ def _table(ids: Ids, fields: dict[str, npt.NDArray[np.generic]]) -> pa.Table:
     arrays = [pa.array(ids)]
     for field in list(_SCHEMA)[1:]:
         values = fields[field.name]
-        unknown = (
-            (np.isnan(values) if pa.types.is_floating(field.type) else values == -1)
-            if field.nullable
-            else None
-        )
+        unknown = (np.isnan(values) if pa.types.is_floating(field.type) else values == -1) if field.nullable else None
         arrays.append(pa.array(values, field.type, mask=unknown))
     return pa.Table.from_arrays(arrays, schema=_SCHEMA)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import sys
 import weakref
 from collections.abc import Iterator
 
@@ -90,9 +91,7 @@ class StoreFile:
                 do="restore the store from a copy, or delete its directory and begin a new one",
             )
         try:
-            mapped = mmap.mmap(
-                self._fd, size, access=mmap.ACCESS_WRITE if self._writable else mmap.ACCESS_READ
-            )
+            mapped = mmap.mmap(self._fd, size, access=mmap.ACCESS_WRITE if self._writable else mmap.ACCESS_READ)
         except OSError as error:
             raise failure(
                 f"Cannot map {size:,} bytes of {self._name} into memory.",
@@ -125,7 +124,8 @@ class StoreFile:
             StoreError: if there are not as many as needed.
         """
         disk = os.fstatvfs(self._fd)
-        free = disk.f_bavail * disk.f_frsize
+        # Some network file systems do not tell their size.
+        free = disk.f_bavail * disk.f_frsize if disk.f_blocks else sys.maxsize
         if free < needed + _SPARE:
             raise StoreError(
                 f"The disk of {self._name} is full.",

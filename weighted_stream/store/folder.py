@@ -42,8 +42,7 @@ class Folder:
         if MANIFEST not in names and (strangers - set(self.tables()) or not create):
             raise StoreError(
                 f"{path} is not the directory of a store.",
-                found=f"no {MANIFEST}, and {len(names)} other files"
-                + "".join(f", {n}" for n in sorted(names)[:3]),
+                found=f"no {MANIFEST}, and {len(names)} other files" + "".join(f", {n}" for n in sorted(names)[:3]),
                 expected="an empty or a new directory" if create else f"a {MANIFEST}",
                 do="check the path; a store has a directory of its own",
             )

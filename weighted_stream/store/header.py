@@ -97,13 +97,24 @@ class Header:
         """Odd while an update is under way, and after one that was cut short."""
         return self._cells[_SEQUENCE]
 
-    def begin(self) -> None:
-        """An update begins."""
-        self._cells[_SEQUENCE] |= 1
+    def begin(self) -> bool:
+        """An update begins. Returns whether the one before was cut short: then the counters must be set anew."""
+        cells = self._cells
+        sequence = cells[_SEQUENCE]
+        cells[_SEQUENCE] = sequence | 1
+        return bool(sequence & 1)
 
-    def end(self) -> None:
-        """The update is done, all of it."""
-        self._cells[_SEQUENCE] += 1
+    def end(self, more: Tally, losses: Floats | None, weights: Floats | None) -> None:
+        """An update ends: add to the counters, and to the window of the latest losses and weights."""
+        cells = self._cells
+        for cell, count in enumerate(more, _TALLY):
+            if count:
+                cells[cell] += count
+        if losses is not None:
+            cells[_LOSSES] = _push(self._losses, cells[_LOSSES], losses)
+        if weights is not None:
+            cells[_WEIGHTS] = _push(self._weights, cells[_WEIGHTS], weights)
+        cells[_SEQUENCE] += 1
 
     @property
     def tally(self) -> Tally:
@@ -114,20 +125,6 @@ class Header:
     def tally(self, tally: Tally) -> None:
         for cell, count in enumerate(tally, _TALLY):
             self._cells[cell] = count
-
-    def add(self, tally: Tally) -> None:
-        """Add to the running counters."""
-        cells = self._cells
-        for cell, count in enumerate(tally, _TALLY):
-            if count:
-                cells[cell] += count
-
-    def remember(self, losses: Floats | None, weights: Floats | None) -> None:
-        """Put feedback into the window of the latest `WINDOW` losses and weights."""
-        if losses is not None:
-            self._cells[_LOSSES] = _push(self._losses, self._cells[_LOSSES], losses)
-        if weights is not None:
-            self._cells[_WEIGHTS] = _push(self._weights, self._cells[_WEIGHTS], weights)
 
     def snapshot(self) -> tuple[Tally, Floats, Floats]:
         """The counters, and copies of the latest losses and weights (at most `WINDOW` each, in no order)."""
@@ -147,13 +144,15 @@ class Header:
 
 def _push(ring: Floats, position: int, values: Floats) -> int:
     """Write into a ring at ``position`` (all values ever written), and return the new position."""
-    end = position + values.size
-    values = values[-WINDOW:]
-    begin = (end - values.size) % WINDOW
-    first = WINDOW - begin
-    if values.size <= first:
-        ring[begin : begin + values.size] = values
+    count = values.size
+    end = position + count
+    begin = position % WINDOW
+    if begin + count <= WINDOW:
+        ring[begin : begin + count] = values
     else:
+        values = values[-WINDOW:]
+        begin = (end - values.size) % WINDOW
+        first = WINDOW - begin
         ring[begin:] = values[:first]
         ring[: values.size - first] = values[first:]
     return end

@@ -17,7 +17,7 @@ _LARGEST_INT32 = 2**31 - 1
 
 
 def as_ids(ids: Any) -> Ids:
-    """Sample ids as a contiguous int64 array (n,); the range is checked by `check_range`.
+    """Sample ids as a contiguous int64 array (n,); they may still be negative.
 
     Raises:
         SampleIdError: if they are no integers, or not one-dimensional.
@@ -37,23 +37,15 @@ def as_ids(ids: Any) -> Ids:
     return np.ascontiguousarray(array, np.int64)
 
 
-def check_range(ids: Ids, highest: int) -> None:
-    """Refuse negative ids.
-
-    Args:
-        ids: checked by `as_ids`.
-        highest: the highest of them, read as unsigned.
-
-    Raises:
-        SampleIdError: if one is negative.
-    """
-    if highest > MAX_ID:
-        raise SampleIdError(
-            "A sample id is negative.",
-            found=f"{ids[ids < 0][0]} at position {np.flatnonzero(ids < 0)[0]}",
-            expected="integers in [0, 2**63)",
-            do="check where the ids come from; -1 often stands for padding, which has no sample",
-        )
+def negative(ids: Ids) -> SampleIdError:
+    """The error for ids of which one is negative."""
+    where = np.flatnonzero(ids < 0)[0]
+    return SampleIdError(
+        "A sample id is negative.",
+        found=f"{ids[where]} at position {where}",
+        expected="integers in [0, 2**63)",
+        do="check where the ids come from; -1 often stands for padding, which has no sample",
+    )
 
 
 def as_change(count: int, loss: Any, weight: Any, similarity: Any, group: Any, step: Any) -> Change:
@@ -93,11 +85,12 @@ def as_floats(name: str, values: Any, count: int, *, finite: bool = True) -> Flo
             raise _wrong(name, _describe(array), f"{count} numbers")
         with np.errstate(over="ignore"):
             values = array.astype(np.float32)
+    floats: Floats = values
     if values.shape != (count,):
         raise _wrong(name, f"shape {values.shape}", f"one per id, shape ({count},)")
     if finite and np.count_nonzero(np.isfinite(values)) != count:
         raise _wrong(name, f"{values[~np.isfinite(values)][0]}", "finite numbers")
-    return np.ascontiguousarray(values)
+    return floats
 
 
 def as_groups(values: Any, count: int) -> Ids:
@@ -150,7 +143,5 @@ def _wrong(name: str, found: object, expected: str) -> StoreError:
         f"The store cannot keep this {name}.",
         found=found,
         expected=expected,
-        do=f"pass {name}= as an array, list or tensor that goes with the ids"
-        if name != "step"
-        else "pass step=5",
+        do=f"pass {name}= as an array, list or tensor that goes with the ids" if name != "step" else "pass step=5",
     )

@@ -28,7 +28,8 @@ _FOLD = np.uint64(32)
 _TURN = np.uint64(28)
 _STEP = np.uint64(20)
 _ONE = np.uint64(1)
-# 2**64 divided by the golden ratio: multiplying by it spreads neighbours evenly over the upper bits.
+# 2**64 divided by the golden ratio: multiplying by it spreads neighbours evenly over the upper bits. Once is
+# not enough for ids that differ in few bits only.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 _Hashes = npt.NDArray[np.uint64]
@@ -56,6 +57,8 @@ def find(keys: Ids, ids: Ids) -> Found:
     bits = keys.size.bit_length() - 1 - _BLOCK_BITS
     key = ids.view(np.uint64)
     spread = key >> _BUCKET_SHIFT
+    spread ^= spread >> _FOLD
+    spread *= _GOLDEN
     spread ^= spread >> _FOLD
     spread *= _GOLDEN
     bucket = (((spread >> _TURN) ^ key) & _BUCKETS) | ((spread >> np.uint64(64 - bits)) << _BUCKET_SHIFT)

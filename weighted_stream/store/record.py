@@ -9,6 +9,7 @@ In memory, records are *words*: an uint32 array (n, 8), as they lie in the file.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -81,6 +82,19 @@ class Tally(NamedTuple):
     nonfinite: int
 
 
+NOTHING = Tally(0, 0, 0, 0, 0)
+
+
+def total(tallies: Iterable[Tally]) -> Tally:
+    """The sum of tallies.
+
+    Example:
+        >>> total([Tally(1, 2, 3, 4, 5), Tally(1, 1, 1, 1, 1)])
+        Tally(samples=2, visits=3, scored=4, unscored=5, nonfinite=6)
+    """
+    return Tally(*map(sum, zip(NOTHING, *tallies, strict=True)))
+
+
 def words_of(records: Records) -> Words:
     """Records as words, not a copy."""
     return records.view(np.uint32).reshape(-1, 8)
@@ -109,26 +123,18 @@ def unusable(loss: Floats) -> npt.NDArray[np.bool_] | None:
     return None if np.count_nonzero(good) == good.size else ~good
 
 
-def observe(words: Words, loss: Floats) -> int:
-    """Enter one usable loss per record, in place: last loss, visits, average.
-
-    Returns:
-        How many of the samples were not visited before and have no similarity.
-    """
+def observe(words: Words, loss: Floats) -> None:
+    """Enter one usable loss per record, in place: last loss, visits, average."""
     visits = words[:, VISITS]
     average = np.bitwise_xor(words[:, LOSS], _NAN).view(np.float32)
-    unscored = 0
     if np.count_nonzero(visits) < visits.size:
-        first = visits == 0
-        unscored = np.count_nonzero(first & (words[:, SIMILARITY] == 0))
         # NaN until now: the first loss is the average.
-        np.copyto(average, loss, where=first)
+        np.copyto(average, loss, where=visits == 0)
     visits += _ONE
     # mode="clip" is min(visits, AVERAGE_VISITS).
     average += _RATE.take(visits, mode="clip") * (loss - average)
     np.bitwise_xor(average.view(np.uint32), _NAN, out=words[:, LOSS])
     np.bitwise_xor(loss.view(np.uint32), _NAN, out=words[:, LAST_LOSS])
-    return int(unscored)
 
 
 def apply(words: Words, change: Change) -> Tally:
@@ -138,21 +144,20 @@ def apply(words: Words, change: Change) -> Tally:
         What it adds to the tally of the store.
     """
     loss, bad, weight, similarity, group, step = change
-    n = len(words)
-    samples = n - np.count_nonzero(words[:, MARKS])
-    scored = unscored = nonfinite = 0
+    if bad is None and similarity is None and np.count_nonzero(words[:, VISITS]) == len(words):
+        # Nothing new to count but visits: the usual case from the second epoch on.
+        more = NOTHING if loss is None else Tally(0, len(words), 0, 0, 0)
+    else:
+        more = added(words, change)
+        words[:, MARKS] |= _TOUCHED
     if similarity is not None:
-        had_none = words[:, SIMILARITY] == 0
-        scored = np.count_nonzero(had_none)
-        unscored = -np.count_nonzero(had_none & (words[:, VISITS] != 0))
         np.bitwise_xor(similarity.view(np.uint32), _NAN, out=words[:, SIMILARITY])
     if loss is not None and bad is None:
-        unscored += observe(words, loss)
+        observe(words, loss)
     elif loss is not None and bad is not None:
-        nonfinite = np.count_nonzero(bad)
         words[bad, MARKS] += _ONE_NONFINITE
         part = words[~bad]
-        unscored += observe(part, loss[~bad])
+        observe(part, loss[~bad])
         words[~bad] = part
     if weight is not None:
         np.bitwise_xor(weight.view(np.uint32), _NAN, out=words[:, WEIGHT])
@@ -160,11 +165,28 @@ def apply(words: Words, change: Change) -> Tally:
         words[:, GROUP] = group.astype(np.int32).view(np.uint32) ^ _MINUS_ONE
     if step is not None:
         words[:, LAST_STEP] = step ^ 0xFFFFFFFF
-    words[:, MARKS] |= _TOUCHED
-    return Tally(samples, 0 if loss is None else n - nonfinite, scored, unscored, nonfinite)
+    return more
 
 
-def tally(words: Words) -> Tally:
+def added(words: Words, change: Change) -> Tally:
+    """What a change will add to the tally: to be asked before it is applied."""
+    loss, bad, _, similarity, _, _ = change
+    n = len(words)
+    unvisited, had_no_score = words[:, VISITS] == 0, words[:, SIMILARITY] == 0
+    seen = scored = unscored = nonfinite = 0
+    if loss is not None:
+        nonfinite = 0 if bad is None else np.count_nonzero(bad)
+        seen = n - nonfinite
+    if similarity is not None:
+        scored = np.count_nonzero(had_no_score)
+        unscored = -np.count_nonzero(had_no_score & ~unvisited)
+    elif loss is not None:
+        newly = had_no_score & unvisited
+        unscored = np.count_nonzero(newly if bad is None else newly & ~bad)
+    return Tally(n - np.count_nonzero(words[:, MARKS]), seen, scored, unscored, nonfinite)
+
+
+def count(words: Words) -> Tally:
     """Count over records."""
     visits, unscored = words[:, VISITS], words[:, SIMILARITY] == 0
     return Tally(

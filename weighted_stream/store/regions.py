@@ -12,7 +12,7 @@ from weighted_stream.store.dense import DenseRegion
 from weighted_stream.store.hashed import HashedRegion
 from weighted_stream.store.header import Header
 from weighted_stream.store.place import Place
-from weighted_stream.store.record import Change, Ids, Records, Tally, apply, tally, words_of
+from weighted_stream.store.record import NOTHING, RECORD, Change, Ids, Records, Tally, apply, count, total, words_of
 from weighted_stream.store.repeats import rounds
 
 # What one id can take at most: a page of records and a page of keys.
@@ -36,7 +36,9 @@ class Regions:
         self._credit = 0
         if write:
             self.hashed.sweep()
-            self._settle()
+            if self.header.begin():
+                self._recount()
+            self.header.end(NOTHING, None, None)
 
     def follow(self) -> None:
         """See what the writer, in another process, has grown."""
@@ -47,47 +49,48 @@ class Regions:
         """A copy of the records of some ids, none above ``highest``."""
         if highest < DENSE_LIMIT:
             return self.dense.read(ids, highest)
-        records = self.hashed.read(ids)
         low = ids < DENSE_LIMIT
-        if np.count_nonzero(low):
-            records[low] = self.dense.read(ids[low], int(ids[low].max()))
+        if not np.count_nonzero(low):
+            return self.hashed.read(ids)
+        records = np.empty(ids.size, RECORD)
+        records[~low] = self.hashed.read(ids[~low])
+        records[low] = self.dense.read(ids[low], int(ids[low].max()))
         return records
 
     def write(self, ids: Ids, change: Change, highest: int, *, distinct: bool) -> None:
-        """Change the records of some ids, none above ``highest``; repeats count in order."""
-        header = self.header
-        self._provide(ids.size)
-        self._settle()
-        header.begin()
-        if distinct:
-            self._write_distinct(ids, change, highest)
-        else:
-            for part in rounds(ids):
-                self._write_distinct(ids[part], change.pick(part), highest)
-        losses = change.loss
-        header.remember(
-            losses if losses is None or change.bad is None else losses[~change.bad], change.weight
-        )
-        header.end()
+        """Change the records of some ids, none above ``highest``; repeats count in order.
 
-    def _write_distinct(self, ids: Ids, change: Change, highest: int) -> None:
-        if highest < DENSE_LIMIT:
-            self.dense.reserve(highest + 1)
-            self._write_at(self.dense.records, ids, change)
-            return
+        Raises:
+            StoreError: if the disk is full, or the file system cannot hold an id as high.
+        """
+        if self._credit < ids.size:
+            self._look_at_disk(ids.size)
+        self._credit -= ids.size
+        header = self.header
+        if header.begin():
+            self._recount()
+        if distinct and highest < DENSE_LIMIT:
+            more = self._write_dense(ids, change, highest)
+        else:
+            parts = [(ids, change)] if distinct else ((ids[p], change.pick(p)) for p in rounds(ids))
+            more = total(tally for part in parts for tally in self._write_distinct(*part))
+        loss, bad = change.loss, change.bad
+        header.end(more, loss if loss is None or bad is None else loss[~bad], change.weight)
+
+    def _write_distinct(self, ids: Ids, change: Change) -> Iterator[Tally]:
         low = ids < DENSE_LIMIT
         if np.count_nonzero(low):
-            self._write_distinct(ids[low], change.pick(low), int(ids[low].max()))
+            yield self._write_dense(ids[low], change.pick(low), int(ids[low].max()))
             ids, change = ids[~low], change.pick(~low)
         if ids.size:
             slots = self.hashed.claim(ids)
-            self._write_at(self.hashed.records, slots, change)
+            yield _write_at(self.hashed.records, slots, change)
 
-    def _write_at(self, records: Records, slots: Ids, change: Change) -> None:
-        changed = records.take(slots)
-        more = apply(words_of(changed), change)
-        records[slots] = changed
-        self.header.add(more)
+    def _write_dense(self, ids: Ids, change: Change, highest: int) -> Tally:
+        dense = self.dense
+        if highest >= dense.capacity:
+            dense.reserve(highest + 1)
+        return _write_at(dense.records, ids, change)
 
     def touched(self) -> Iterator[Ids]:
         """All touched ids, in arrays of bounded size, dense ones first and ascending."""
@@ -100,19 +103,20 @@ class Regions:
         self.hashed.flush()
         self.header.flush()
 
-    def _settle(self) -> None:
-        """Count again if the last update was cut short, by an error or by the end of its process."""
-        header = self.header
-        if header.sequence & 1:
-            counts = np.zeros(len(Tally._fields), np.int64)
-            for ids in self.touched():
-                counts += tally(words_of(self.read(ids, int(ids.max()))))
-            header.tally = Tally(*counts.tolist())
-            header.claimed = self.hashed.count_keys()
-            header.end()
+    def _recount(self) -> None:
+        """Set the counters right after an update that was cut short, by an error or by the end of its process."""
+        tallies = (count(words_of(self.read(ids, int(ids.max())))) for ids in self.touched())
+        self.header.tally = total(tallies)
+        self.header.claimed = self.hashed.count_keys()
 
-    def _provide(self, count: int) -> None:
+    def _look_at_disk(self, needed: int) -> None:
         """Refuse to write to a full disk: a mapped page that finds no room there would kill the process."""
-        self._credit -= count
-        if self._credit < 0:
-            self._credit = self.header.file.room(count * _BYTES_PER_ID) // (4 * _BYTES_PER_ID)
+        left = self.header.file.room(needed * _BYTES_PER_ID)
+        self._credit = needed + left // (4 * _BYTES_PER_ID)
+
+
+def _write_at(records: Records, slots: Ids, change: Change) -> Tally:
+    changed = records.take(slots)
+    more = apply(words_of(changed), change)
+    records[slots] = changed
+    return more

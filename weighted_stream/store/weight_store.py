@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from weighted_stream.errors import StoreError
-from weighted_stream.sample_ids import DENSE_LIMIT
+from weighted_stream.sample_ids import DENSE_LIMIT, MAX_ID
 from weighted_stream.store import inputs, manifest, refusals
 from weighted_stream.store.dense import PIECE
 from weighted_stream.store.folder import Folder
@@ -45,7 +45,7 @@ class WeightStore:
         path: a directory for the store alone, made if there is none. None (default): a temporary store, which
             disappears with this object or its process, and which only this process and its forks can read.
         fingerprint: the dataset the ids belong to (``source.fingerprint()``). A store remembers the first one
-            it is given, refuses another dataset, and adds new shards of the same one. None (default): anything.
+            it is given, refuses another one, and adds new shards of the same one. None (default): no check.
         mode: ``"a"`` (default) reads and writes, ``"r"`` only reads, while another process may write.
 
     Raises:
@@ -116,7 +116,8 @@ class WeightStore:
         self._check_open()
         ids = inputs.as_ids(ids)
         highest = int(ids.view(np.uint64).max()) if ids.size else 0
-        inputs.check_range(ids, highest)
+        if highest > MAX_ID:
+            raise inputs.negative(ids)
         self._follow()
         return fields(self._regions.read(ids, highest))
 
@@ -149,7 +150,8 @@ class WeightStore:
             StoreError: if a value does not go with the ids, nothing is given, the disk is full, or the store
                 is closed, was opened for reading, or belongs to the parent process.
         """
-        self._check_writes()
+        if self._closed or self._process != os.getpid():
+            raise self._refusal()
         ids = inputs.as_ids(ids)
         change = inputs.as_change(ids.size, loss, weight, similarity, group, step)
         if not ids.size:
@@ -157,7 +159,8 @@ class WeightStore:
         ordered = ids.view(np.uint64).copy()
         ordered.sort()
         highest = int(ordered[-1])
-        inputs.check_range(ids, highest)
+        if highest > MAX_ID:
+            raise inputs.negative(ids)
         distinct = not np.count_nonzero(ordered[1:] == ordered[:-1])
         with self._threads:
             self._regions.write(ids, change, highest, distinct=distinct)
@@ -188,9 +191,7 @@ class WeightStore:
         """
         self._check_open()
         if size < 1:
-            raise StoreError(
-                "Cannot cut the ids.", found=f"size={size}", expected="1 or more", do="ids(65536)"
-            )
+            raise StoreError("Cannot cut the ids.", found=f"size={size}", expected="1 or more", do="ids(65536)")
         self._follow()
         return even(self._regions.touched(), size)
 
@@ -280,7 +281,10 @@ class WeightStore:
 
     def _check_writes(self) -> None:
         if self._closed or not self._writes():
-            raise refusals.closed() if self._closed else refusals.write(self._process)
+            raise self._refusal()
+
+    def _refusal(self) -> StoreError:
+        return refusals.closed() if self._closed else refusals.write(self._process)
 
 
 def _reader(path: str) -> WeightStore:

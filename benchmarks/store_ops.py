@@ -1,0 +1,191 @@
+"""What a `WeightStore` costs over plain NumPy: `python -m benchmarks.store_ops [--samples N] [--repeats N]`.
+
+A store of 10**9 samples, of which some are warm, against a plain array of records of the same width in a file mapped
+the same way: in one process, in turns, on random ids of the same set. Two comparisons:
+
+- *same work*: NumPy code, as one would write it by hand, that returns the same columns or makes the same update
+  (running average, last loss, weight, visits, step), without checks, counters, readers or crash safety;
+- *bare*: nothing but moving the records, `array[ids]` for a get, and `array[ids] = array[ids]` for an update.
+
+Ids above 2**38 lie in a table; there the plain way is a Python dict from id to row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from weighted_stream.sample_ids import HASHED
+from weighted_stream.store import WeightStore
+
+CAPACITY = 10**9
+PLAIN = np.dtype(
+    [
+        *(("loss", "f4"), ("last_loss", "f4"), ("weight", "f4"), ("similarity", "f4")),
+        *(("visits", "i4"), ("last_step", "i4"), ("group", "i4"), ("marks", "u4")),
+    ]
+)
+Ids = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Work = Callable[[Ids, Floats, Floats, int], Any]
+
+
+def plain_array(records: int) -> npt.NDArray[Any]:
+    """A sparse mapped file of blank records. NumPy moves them fastest as bytes without fields."""
+    with tempfile.TemporaryFile() as file:
+        file.truncate(records * PLAIN.itemsize)
+        mapped = mmap.mmap(file.fileno(), records * PLAIN.itemsize)
+    mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, f"V{PLAIN.itemsize}")
+
+
+def plain_get(array: npt.NDArray[Any], ids: Ids) -> dict[str, npt.NDArray[Any]]:
+    """The columns that `WeightStore.get` returns."""
+    found = array[ids].view(PLAIN)
+    unseen = found["visits"] == 0
+    columns = {name: found[name].copy() for name in ("loss", "last_loss", "weight", "similarity")}
+    for name in ("loss", "last_loss", "weight"):
+        columns[name][unseen] = np.nan
+    columns["similarity"][(found["marks"] & 1) == 0] = np.nan
+    for name in ("visits", "last_step", "group"):
+        columns[name] = found[name].astype(np.int64)
+    columns["nonfinite"] = (found["marks"] >> 1).astype(np.int64)
+    return columns
+
+
+def plain_update(array: npt.NDArray[Any], ids: Ids, loss: Floats, weight: Floats, step: int) -> None:
+    """What `WeightStore.update` writes."""
+    found = array[ids]
+    fields = found.view(PLAIN)
+    fields["visits"] += 1
+    fields["loss"] += (loss - fields["loss"]) / np.minimum(fields["visits"], 10).astype(np.float32)
+    fields["last_loss"] = loss
+    fields["weight"] = weight
+    fields["last_step"] = step
+    array[ids] = found
+
+
+def bare_update(array: npt.NDArray[Any], ids: Ids) -> None:
+    array[ids] = array[ids]
+
+
+def measure(name: str, works: dict[str, Work], pool: Ids, batch: int, repeats: int) -> None:
+    """Time the works in turns, on the same random ids of the pool, and print them."""
+    rng = np.random.default_rng(batch)
+    loss, weight = (rng.gamma(2.0, size=(2, batch))).astype(np.float32)
+    times: dict[str, list[float]] = {kind: [] for kind in works}
+    kinds = list(works)
+    for repeat in range(repeats):
+        # Everybody comes first, in the middle and last equally often, and meets ids that nobody has just warmed.
+        for kind in kinds[repeat % len(kinds) :] + kinds[: repeat % len(kinds)]:
+            ids = rng.choice(pool, batch, replace=False) if pool.size < 10**4 else np.unique(rng.choice(pool, batch))
+            n = ids.size
+            begin = time.perf_counter()
+            works[kind](ids, loss[:n], weight[:n], repeat)
+            times[kind].append(time.perf_counter() - begin)
+    line = f"{name:34s} batch {batch:3d}  "
+    middles = {kind: float(np.median(values)) for kind, values in times.items()}
+    for kind, values in times.items():
+        low, high = np.quantile(values, (0.1, 0.9)) * 1e6
+        line += f"  {kind} {middles[kind] * 1e6:6.1f} us ({low:.1f}-{high:.1f})"
+    others = [kind for kind in kinds if kind != "store"]
+    print(line + "  " + ", ".join(f"{middles['store'] / middles[kind]:.2f}x {kind}" for kind in others))
+
+
+def dense(warm: int, repeats: int) -> None:
+    """Ids below 10**9, of which ``warm`` are in memory."""
+    rng = np.random.default_rng(0)
+    pool = np.unique(rng.integers(0, CAPACITY, warm))
+    pieces = plain_array(CAPACITY)
+    with WeightStore() as store:
+        store.reserve(CAPACITY)
+        begin = time.perf_counter()
+        for part in np.array_split(pool, max(1, pool.size // 256)):
+            store.update(part, loss=np.ones(part.size, np.float32))
+        first = time.perf_counter() - begin
+        for part in np.array_split(pool, max(1, pool.size // 256)):
+            plain_update(pieces, part, np.ones(part.size, np.float32), np.ones(part.size, np.float32), 0)
+        name = f"{pool.size:,} warm of 10^9,"
+        print(f"{name} first touch: {first / pool.size * 1e6:.1f} us per sample (each a page of its own)")
+        gets: dict[str, Work] = {
+            "store": lambda ids, loss, weight, step: store.get(ids),
+            "same work": lambda ids, loss, weight, step: plain_get(pieces, ids),
+            "bare": lambda ids, loss, weight, step: pieces[ids],
+        }
+        updates: dict[str, Work] = {
+            "store": lambda ids, loss, weight, step: store.update(ids, loss=loss, weight=weight, step=step),
+            "same work": lambda ids, loss, weight, step: plain_update(pieces, ids, loss, weight, step),
+            "bare": lambda ids, loss, weight, step: bare_update(pieces, ids),
+        }
+        for batch in (64, 256):
+            measure(f"{name} get", gets, pool, batch, repeats)
+            measure(f"{name} update", updates, pool, batch, repeats)
+
+
+def hashed(samples: int, repeats: int) -> None:
+    """Random ids above 2**62."""
+    rng = np.random.default_rng(0)
+    pool = np.unique(rng.integers(HASHED, 2 * HASHED - 1, samples))
+    rows = {sample_id: row for row, sample_id in enumerate(pool.tolist())}
+    pieces = plain_array(pool.size)
+
+    def find(ids: Ids) -> Ids:
+        return np.fromiter(map(rows.__getitem__, ids.tolist()), np.int64, ids.size)
+
+    with WeightStore() as store:
+        begin, worst = time.perf_counter(), 0.0
+        for part in np.array_split(rng.permutation(pool), max(1, pool.size // 256)):
+            start = time.perf_counter()
+            store.update(part, loss=np.ones(part.size, np.float32))
+            worst = max(worst, time.perf_counter() - start)
+        first = time.perf_counter() - begin
+        name = f"{pool.size:,} hashed ids,"
+        print(f"{name} first touch: {first / pool.size * 1e6:.1f} us per sample, longest update {worst:.2f} s (growth)")
+        gets: dict[str, Work] = {
+            "store": lambda ids, loss, weight, step: store.get(ids),
+            "dict + NumPy": lambda ids, loss, weight, step: plain_get(pieces, find(ids)),
+        }
+        updates: dict[str, Work] = {
+            "store": lambda ids, loss, weight, step: store.update(ids, loss=loss, weight=weight, step=step),
+            "dict + NumPy": lambda ids, loss, weight, step: plain_update(pieces, find(ids), loss, weight, step),
+        }
+        for batch in (64, 256):
+            measure(f"{name} get", gets, pool, batch, repeats)
+            measure(f"{name} update", updates, pool, batch, repeats)
+
+
+def logging(repeats: int) -> None:
+    """What statistics cost while a run goes on."""
+    with WeightStore() as store:
+        rng, times = np.random.default_rng(0), []
+        for _ in range(repeats):
+            losses, weights = rng.gamma(2.0, size=(2, 64)).astype(np.float32)
+            store.update(rng.integers(0, 10**6, 64), loss=losses, weight=weights)
+            begin = time.perf_counter()
+            store.stats()
+            times.append(time.perf_counter() - begin)
+    low, middle, high = np.quantile(times, (0.1, 0.5, 0.9)) * 1e6
+    print(f"stats {middle:.1f} us ({low:.1f}-{high:.1f})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=100_000, help="how many of the samples are warm")
+    parser.add_argument("--repeats", type=int, default=2000)
+    arguments = parser.parse_args()
+    print("median (10 %-90 %) per call, and the ratio of medians")
+    dense(2000, arguments.repeats)
+    dense(arguments.samples, arguments.repeats)
+    hashed(arguments.samples, arguments.repeats)
+    logging(arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()
