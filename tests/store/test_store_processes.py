@@ -192,22 +192,43 @@ def test_a_fork_reads_but_does_not_write(tmp_path: Path, temporary: bool) -> Non
         assert store.get([1])["last_loss"][0] == 4.0
 
 
+ORPHAN = """
+import os, sys, time
+from weighted_stream.store import WeightStore
+store = WeightStore({path!r})
+if os.fork() == 0:
+    os.write(1, b"%d" % os.getpid())
+    time.sleep(60)
+time.sleep(60)
+"""
+
+
 @FORK
 def test_a_fork_does_not_keep_the_lock(tmp_path: Path) -> None:
-    store = WeightStore(tmp_path / "store")
-    release, hold = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(hold)
-        os.read(release, 1)
-        os._exit(0)
-    try:
+    code = ORPHAN.format(path=str(tmp_path / "store"))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=ENVIRONMENT) as parent:
+        assert parent.stdout
+        child = int(os.read(parent.stdout.fileno(), 20))
+        try:
+            with pytest.raises(StoreError, match="has a writer already"):
+                WeightStore(tmp_path / "store")
+            parent.kill()
+            parent.wait()
+            WeightStore(tmp_path / "store").close()
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+@FORK
+def test_close_frees_the_lock_whatever_a_fork_does(tmp_path: Path) -> None:
+    for _ in range(20):
+        store = WeightStore(tmp_path / "store")
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
         store.close()
         WeightStore(tmp_path / "store").close()
-    finally:
-        os.close(hold)
         os.waitpid(child, 0)
-        os.close(release)
 
 
 @FORK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -59,6 +60,11 @@ def test_a_store_of_10_9_samples_costs_what_is_touched(tmp_path: Path) -> None:
 
 
 def test_reading_touches_no_disk(tmp_path: Path) -> None:
+    with open(tmp_path / "hole", "w+b") as file:
+        file.truncate(PAGE)
+        mmap.mmap(file.fileno(), PAGE)[0]
+        if os.fstat(file.fileno()).st_blocks:
+            pytest.skip("this file system (a tmpfs) fills the holes that are read")
     with WeightStore(tmp_path / "store") as store:
         store.reserve(10**8)
         before = on_disk(tmp_path / "store")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -38,7 +39,8 @@ class WriterLock:
                 do='check the path and its permissions; WeightStore(path, mode="r") only reads',
             ) from error
         # A descriptor of its own: a mapping keeps a duplicate of its descriptor, and would keep the lock too.
-        self.release = weakref.finalize(self, os.close, fd)
+        self._fd = fd
+        self.release = weakref.finalize(self, _release, fd, os.getpid())
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -60,12 +62,23 @@ class WriterLock:
             )
         _HELD.add(self)
 
+    def forget(self) -> None:
+        """Let go of a lock that was inherited: the parent keeps it, and it dies with the parent."""
+        if self.release.detach() is not None:
+            os.close(self._fd)
+
+
+def _release(fd: int, owner: int) -> None:
+    if os.getpid() == owner:
+        # Closing would be enough, but for a child that was forked a moment ago and has not forgotten it yet.
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
+
 
 def _forget_after_fork() -> None:
-    # A forked child shares the lock and would hold it after its parent's death. Closing is enough; unlocking
-    # would unlock the parent too.
     for lock in list(_HELD):
-        lock.release()
+        lock.forget()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)
