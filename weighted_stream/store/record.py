@@ -123,11 +123,17 @@ def unusable(loss: Floats) -> npt.NDArray[np.bool_] | None:
     return None if np.count_nonzero(good) == good.size else ~good
 
 
-def observe(words: Words, loss: Floats) -> None:
-    """Enter one usable loss per record, in place: last loss, visits, average."""
+def observe(words: Words, loss: Floats, *, first: bool = True) -> None:
+    """Enter one usable loss per record, in place: last loss, visits, average.
+
+    Args:
+        words: distinct records.
+        loss: one per record.
+        first: whether any of the records may have no visit yet.
+    """
     visits = words[:, VISITS]
     average = np.bitwise_xor(words[:, LOSS], _NAN).view(np.float32)
-    if np.count_nonzero(visits) < visits.size:
+    if first:
         # NaN until now: the first loss is the average.
         np.copyto(average, loss, where=visits == 0)
     visits += _ONE
@@ -144,7 +150,8 @@ def apply(words: Words, change: Change) -> Tally:
         What it adds to the tally of the store.
     """
     loss, bad, weight, similarity, group, step = change
-    if bad is None and similarity is None and np.count_nonzero(words[:, VISITS]) == len(words):
+    first = np.count_nonzero(words[:, VISITS]) < len(words)
+    if not first and bad is None and similarity is None:
         # Nothing new to count but visits: the usual case from the second epoch on.
         more = NOTHING if loss is None else Tally(0, len(words), 0, 0, 0)
     else:
@@ -153,7 +160,7 @@ def apply(words: Words, change: Change) -> Tally:
     if similarity is not None:
         np.bitwise_xor(similarity.view(np.uint32), _NAN, out=words[:, SIMILARITY])
     if loss is not None and bad is None:
-        observe(words, loss)
+        observe(words, loss, first=first)
     elif loss is not None and bad is not None:
         words[bad, MARKS] += _ONE_NONFINITE
         part = words[~bad]
