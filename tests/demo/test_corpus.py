@@ -106,6 +106,10 @@ def test_reads_the_users_text(tmp_path: Path, name: str) -> None:
     assert read_texts(write(tmp_path / name, rows)) == rows
 
 
+def test_short_texts_of_the_user_are_kept(tmp_path: Path) -> None:
+    assert read_texts(write(tmp_path / "a.jsonl", ["good", "bad", "", "  "])) == ["good", "bad"]
+
+
 def test_a_corpus_of_a_file_and_a_target(tmp_path: Path) -> None:
     rows = texts(200)
     data = write(tmp_path / "data.jsonl", rows[:150] + rows[:10])
@@ -129,7 +133,7 @@ def test_a_corpus_of_a_file_and_a_target(tmp_path: Path) -> None:
         ("c.jsonl", "3", "TypeError"),
         ("a.parquet", "no parquet", "Arrow"),
         ("a.txt", b"\xff\xfe\x00", "UnicodeDecodeError"),
-        ("short.txt", "too short", "0 different pieces"),
+        ("short.txt", "too short", "1 different pieces"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, content: str | bytes | None, says: str) -> None:

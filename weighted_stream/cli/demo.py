@@ -29,7 +29,6 @@ from weighted_stream.stream import WeightedStream
 
 BATCH = 64
 MARKER = ".weighted-stream-demo"
-MOST_THREADS = 4
 
 
 def add_command(commands: Any) -> None:
@@ -61,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     strategy = make_strategy(arguments.strategy, **dict(arguments.option))
     label = " ".join([arguments.strategy, *(f"{name}={value}" for name, value in arguments.option)])
-    torch.set_num_threads(min(MOST_THREADS, torch.get_num_threads()))
+    # Threads help a model this small little, and so the numbers do not depend on how many cores there are.
+    torch.set_num_threads(1)
     out = prepare_folder(arguments.out)
     began = time.perf_counter()
 

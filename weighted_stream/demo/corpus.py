@@ -87,7 +87,7 @@ def file_corpus(
         raise SourceError(
             "There is too little text to hold some of it out.",
             found=f"{len({_opening(s) for s in texts})} different pieces of text in {data}",
-            expected="at least 10, of about 400 characters each",
+            expected="at least 10",
             do="give a file with more text",
         )
     random.Random(f"{seed}:target").shuffle(wanted)
@@ -96,7 +96,7 @@ def file_corpus(
 
 
 def read_texts(path: str | PathLike[str]) -> list[str]:
-    """The texts of a file, in pieces of at most 420 characters; texts of less than 120 are left out.
+    """The texts of a file, those of more than 420 characters in pieces.
 
     Args:
         path: ``.jsonl`` (one object a line, text in the field ``text``; also ``.jsonl.gz``), ``.parquet``
@@ -116,7 +116,7 @@ def read_texts(path: str | PathLike[str]) -> list[str]:
             do="check the path, or convert the file",
         )
     try:
-        return [piece for text in readers[path.suffix](path) for piece in chunks(text)]
+        return [piece for text in readers[path.suffix](path) for piece in chunks(text, least=1)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pyarrow.ArrowException) as error:
         raise SourceError(
             f"Cannot read text from {path}.",
