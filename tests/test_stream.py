@@ -19,6 +19,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     WeightedRandomSampler,
 )
 from torch.utils.data._utils.collate import default_collate
@@ -27,6 +28,7 @@ from weighted_stream import (
     LinUpper,
     SampleIdError,
     SourceError,
+    StoreError,
     StoreMismatchError,
     StrategyError,
     UnboundError,
@@ -523,3 +525,127 @@ def test_stats_and_repr() -> None:
     assert stats["weight_cv"] > 0.1
     assert "LinUpper" in repr(stream)
     assert all(isinstance(value, float) for value in stats.values())
+
+
+def longest_first(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """A collate function that reorders, as those that pad do."""
+    batch: dict[str, Tensor] = default_collate(sorted(samples, key=lambda s: -float(s["loss"])))
+    return batch
+
+
+def test_dict_batches_may_be_reordered_by_their_collate_fn() -> None:
+    data = Numbers(20)
+    stream = WeightedStream(data, LinUpper(r=0.4), as_dict=True)
+    for loader in (
+        stream.loader(batch_size=6, collate_fn=longest_first),
+        DataLoader(stream, 6, collate_fn=longest_first),
+    ):
+        for batch in loader:
+            assert batch["sample_id"].tolist() == batch["marker"].tolist()
+    with pytest.raises(SourceError, match="sample_id"):
+        list(stream.loader(batch_size=2, collate_fn=lambda samples: {"loss": torch.ones(len(samples))}))
+
+
+def test_samples_are_not_written_to() -> None:
+    rows = [{"x": i} for i in range(4)]
+    stream = WeightedStream(rows, Uniform(), as_dict=True)
+    for _ in range(2):
+        assert [batch["sample_id"].tolist() for batch in stream.loader(batch_size=4)] == [[0, 1, 2, 3]]
+        assert [batch["sample_id"].tolist() for batch in stream.loader(batch_size=None)] == [[0], [1], [2], [3]]
+        assert stream[2]["sample_id"] == 2
+    assert rows == [{"x": i} for i in range(4)]
+
+
+def test_a_wrapped_batch_sampler_is_not_lost_half() -> None:
+    data = Numbers(20)
+    given = DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 5, False))
+    stream = WeightedStream(given, Uniform())
+    for half in ({"drop_last": True}, {"shuffle": True}, {"batch_size": 6}):
+        with pytest.raises(SourceError, match="batch_sampler"):
+            stream.loader(**half)
+    assert [len(weight) for _, weight in stream.loader(batch_size=6, shuffle=True)] == [6, 6, 6, 2]
+    again = stream.loader(batch_sampler=BatchSampler(SequentialSampler(data), 7, False))
+    assert [len(weight) for _, weight in again] == [7, 7, 6]
+    for loader in (stream, WeightedStream(DataLoader(data, 5), Uniform())):
+        with pytest.raises(ValueError, match="mutually exclusive"):
+            loader.loader(shuffle=True, sampler=[1, 2, 3], batch_size=2)
+    with pytest.raises(ValueError, match="mutually exclusive"):
+        WeightedStream(data, Uniform()).loader(shuffle=True, sampler=[1], generator=torch.Generator())
+
+
+def test_set_epoch_names_the_next_epoch() -> None:
+    data = Numbers(30)
+    plain, resumed = WeightedStream(data, Uniform()), WeightedStream(data, Uniform())
+    orders = [[w.ids.tolist() for _, w in plain.loader(batch_size=10, shuffle=True)] for _ in range(1)]
+    loader = plain.loader(batch_size=10, shuffle=True)
+    orders += [[w.ids.tolist() for _, w in loader] for _ in range(2)]
+    resumed.set_epoch(2)
+    assert resumed.epoch == 2
+    assert [w.ids.tolist() for _, w in resumed.loader(batch_size=10, shuffle=True)] == orders[2]
+    for epoch in range(3):
+        resumed.set_epoch(epoch)
+        assert [w.ids.tolist() for _, w in resumed.loader(batch_size=10, shuffle=True)] == orders[epoch]
+        assert resumed.epoch == epoch
+
+
+def test_nested_streams_and_subclasses_are_refused() -> None:
+    stream = WeightedStream(Numbers(5), Uniform())
+    for nested in (DataLoader(stream), Subset(stream, [1, 2])):
+        with pytest.raises(SourceError, match="already"):
+            WeightedStream(nested, Uniform())
+    with pytest.raises(TypeError, match="wrap the dataset"):
+        type("Mine", (WeightedStream,), {})
+
+
+def test_a_store_for_reading_is_refused(tmp_path: Any) -> None:
+    WeightStore(tmp_path / "store").close()
+    with WeightStore(tmp_path / "store", mode="r") as store, pytest.raises(StoreError, match="reading only"):
+        WeightedStream(Numbers(5), Uniform(), store=store)
+
+
+def test_a_loader_in_a_loader_says_what_to_do() -> None:
+    stream = WeightedStream(DataLoader(Numbers(5)), Uniform())
+    with pytest.raises(SourceError, match="wrap the dataset instead"):
+        next(iter(DataLoader(stream)))
+
+
+def test_a_wrapped_loader_keeps_its_workers() -> None:
+    given = DataLoader(Numbers(8), batch_size=4, num_workers=1, persistent_workers=True)
+    stream = WeightedStream(given, Uniform())
+    workers = []
+    for _ in range(2):
+        list(stream)
+        workers.append(stream._default._iterator._workers[0].pid)
+    assert workers[0] == workers[1]
+
+
+class Several(Dataset[Tensor]):
+    """Fetches many at once, and may leave some out."""
+
+    def __init__(self, missing: int) -> None:
+        self.missing = missing
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return torch.arange(6.0)[index]
+
+    def __getitems__(self, indices: list[int]) -> list[Tensor]:
+        return [torch.tensor(float(i)) for i in indices][self.missing :]
+
+
+def test_samples_left_out_by_getitems() -> None:
+    assert len(list(WeightedStream(Several(0), Uniform()).loader(batch_size=3))) == 2
+    with pytest.raises(SourceError, match="left samples out"):
+        list(WeightedStream(Several(1), Uniform()).loader(batch_size=3))
+
+
+@pytest.mark.parametrize("indices", [np.array([4, 2]), torch.tensor([4, 2]), [4, 2]])
+def test_many_indices_in_one(indices: Any) -> None:
+    stream = WeightedStream(Several(0), Uniform())
+    ((batch, weight),) = stream.loader(sampler=[indices], batch_size=None)
+    assert batch.tolist() == [4, 2]
+    assert weight.ids.tolist() == [4, 2]
+    sample, weight = stream[2:4]
+    assert (sample.tolist(), weight.ids.tolist()) == ([2, 3], [2, 3])

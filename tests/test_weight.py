@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from weighted_stream import (
     Frozen,
     LinUpper,
     LossError,
+    SampleIdError,
     Shuffled,
     Signals,
+    StoreError,
     Strategy,
     StrategyError,
     UnboundError,
@@ -280,7 +284,7 @@ def test_a_loss_that_is_not_finite_gets_zero_and_is_counted(bad: float) -> None:
     stream, weight = one_batch(LinUpper(r=1.0), size=5)
     losses = torch.tensor([1.0, bad, 2.0, 3.0, 5.0], requires_grad=True)
     product = losses * weight
-    others = lin_upper(torch.tensor(LOSSES), 1.0) * 5 / 4  # still averaging 1 over the batch
+    others = lin_upper(torch.tensor(LOSSES), 1.0)  # as if it were not there
     close(weight.tensor(), torch.tensor([others[0], 0, others[1], others[2], others[3]]))
     assert product[1].item() == 0
     product.sum().backward()
@@ -309,7 +313,8 @@ def test_one_sample_and_none() -> None:
     _, weight = one_batch(size=1)
     assert (torch.tensor([3.0]) * weight).tolist() == [3.0]
     _, weight = one_batch(size=3)
-    assert (torch.empty(0) * weight[:0]).shape == (0,) if not weight._live().strategy.joint else True
+    with pytest.raises(WindowError):
+        torch.empty(0) * weight[:0]
     _, weight = one_batch(LinUpper(window="running"), size=3)
     assert (torch.empty(0) * weight[:0]).shape == (0,)
 
@@ -372,3 +377,174 @@ def train(stream: WeightedStream) -> None:
     for _ in range(201):
         for _, weight in stream.loader(batch_size=4):
             torch.ones(4) * weight
+
+
+def test_frozen_weights_stay_whatever_they_are_combined_with() -> None:
+    losses = torch.tensor(LOSSES)
+    for strategy in (Frozen(), LinUpper(r=1.0) * Frozen(), Shuffled(Frozen()), Clip(Frozen(), high=1.5)):
+        stream = WeightedStream(list(range(4)), strategy)
+        stream.store.update(list(range(4)), weight=[0.5, 1.0, 2.0, 1.0])
+        first = None
+        for _ in range(3):
+            ((_, weight),) = stream.loader(batch_size=4)
+            weights = weight.resolve(torch.tensor([1.0, math.inf, 3.0, 5.0]))
+            again = weight.resolve(losses + 1)
+            assert stream.store.get(list(range(4)))["weight"].tolist() == [0.5, 1.0, 2.0, 1.0]
+            assert weight.resolve(losses + 1).tolist() == again.tolist()
+            first = weights if first is None else first
+            if not isinstance(strategy, Shuffled):
+                assert weights.tolist() == first.tolist()
+
+
+def test_a_product_that_failed_is_not_counted_and_fails_again() -> None:
+    stream, weight = one_batch(Fixed(torch.tensor([1.0, -1, 1, 1])))
+    for _ in range(2):
+        with pytest.raises(StrategyError):
+            torch.tensor(LOSSES) * weight
+    stream, weight = one_batch()
+    stream.store.close()
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            torch.tensor(LOSSES) * weight
+
+
+def test_one_losses_tensor_in_two_streams_is_counted_by_both() -> None:
+    losses = torch.tensor(LOSSES)
+    for same_ids in (True, False):
+        (one, w1), (two, w2) = one_batch(LinUpper(r=1.0)), one_batch(Uniform(), size=4 if same_ids else 8)
+        w2 = w2 if same_ids else two.weight([4, 5, 6, 7])
+        first = w1.resolve(losses)
+        assert w2.resolve(losses).tolist() == [1.0] * 4
+        assert w1.tensor().tolist() == first.tolist()
+        assert one.stats()["visits"] == two.stats()["visits"] == 4
+
+
+def test_a_reused_buffer_is_new_losses() -> None:
+    stream = WeightedStream(list(range(8)), LinUpper(r=1.0))
+    buffer = torch.empty(4)
+    for epoch in range(2):
+        for number, (_, weight) in enumerate(stream.loader(batch_size=4)):
+            buffer.copy_(torch.tensor(LOSSES) + 10 * epoch + number)
+            buffer * weight
+    assert stream.store.get(list(range(8)))["visits"].tolist() == [2] * 8
+    assert stream.store.get([0, 4])["last_loss"].tolist() == [11.0, 12.0]
+
+
+def test_losses_can_be_saved_and_the_batch_is_not_kept_alive(tmp_path) -> None:
+    _, weight = one_batch()
+    losses = torch.tensor(LOSSES)
+    losses * weight
+    torch.save(losses, tmp_path / "losses.pt")
+    assert torch.load(tmp_path / "losses.pt").tolist() == LOSSES
+
+
+def test_what_is_handed_out_is_the_callers() -> None:
+    _, weight = one_batch()
+    losses = torch.tensor(LOSSES)
+    weight.resolve(losses).zero_()
+    weight.ids.fill_(77)
+    close(weight.tensor(), EXPECTED)
+    assert weight.ids.tolist() == [0, 1, 2, 3]
+
+
+def test_clip_holds_when_losses_are_not_finite() -> None:
+    _, weight = one_batch(Clip(LinUpper(r=0.4), high=1.2))
+    assert weight.resolve(torch.tensor([1.0, math.nan, math.nan, 5.0])).max() <= 1.2
+    _stream, weight = one_batch()
+    weight.resolve(torch.tensor(LOSSES))
+    assert weight[:2].resolve(torch.tensor([math.nan, 2.0]))[0] == 0
+
+
+def test_copies_of_a_weight_are_the_same_batch() -> None:
+    stream, weight = one_batch()
+    for one in (weight, copy.copy(weight), copy.deepcopy([weight])[0]):
+        torch.tensor(LOSSES) * one
+    assert stream.store.get([0])["visits"].tolist() == [1]
+    assert copy.deepcopy(stream) is stream
+
+
+def test_threads_may_share_a_batch() -> None:
+    for _ in range(30):
+        stream, weight = one_batch(LinUpper(window="running"), size=64)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda part: part.resolve(torch.rand(8)), weight.split(8)))
+        assert not weight.tensor().isnan().any()
+        assert stream.store.get(list(range(64)))["visits"].tolist() == [1] * 64
+
+
+def test_repeated_positions_are_a_part() -> None:
+    _stream, weight = one_batch()
+    with pytest.raises(WindowError):
+        weight[[0, 0, 1, 1]].resolve(torch.rand(4))
+    close(weight[[3, 2, 1, 0]].resolve(torch.tensor(LOSSES[::-1])), EXPECTED.flip(0))
+    close(weight.tensor(), EXPECTED)
+
+
+def test_a_part_between_forward_and_backward() -> None:
+    _, weight = one_batch(LinUpper(window="running"))
+    losses = torch.tensor(LOSSES, requires_grad=True)
+    loss = (losses * weight).mean()
+    losses[:2] * weight[:2]
+    loss.backward()
+    assert losses.grad.tolist() == [0.25] * 4
+
+
+def test_inference_mode_then_training() -> None:
+    _stream, weight = one_batch(LinUpper(window="running"), size=64)
+    with torch.inference_mode():
+        torch.rand(32) * weight[:32]
+    losses = torch.rand(32, requires_grad=True)
+    (losses * weight[32:]).sum().backward()
+    assert losses.grad.shape == (32,)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_default_dtype(dtype) -> None:
+    torch.set_default_dtype(dtype)
+    try:
+        for strategy in (LinUpper(window="running"), Uniform(), Frozen(), LinUpper(r=0.4)):
+            _, weight = one_batch(strategy, size=8)
+            parts = [weight] if strategy.joint else weight.split(4)
+            for part in parts:
+                assert part.resolve(torch.rand(len(part), dtype=torch.float32)).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_indices_that_are_none() -> None:
+    _, weight = one_batch()
+    for wrong in (None, [[0, 1]], True):
+        with pytest.raises(IndexError, match="one dimension"):
+            weight[wrong]
+    assert [len(part) for part in weight.split([1, 3])] == [1, 3]
+    with pytest.raises(RuntimeError):
+        weight.split(-1)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about itself
+def test_torch_compile_compiles_around_the_product() -> None:
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+    model = torch.nn.Linear(4, 1)
+
+    def step(x: torch.Tensor, weight: Weight) -> torch.Tensor:
+        losses = model(x).squeeze(1).square()
+        return (losses * weight).mean()
+
+    def resolved(x: torch.Tensor, weight: Weight) -> torch.Tensor:
+        losses = model(x).squeeze(1).square()
+        return (losses * weight.resolve(losses)).mean()
+
+    for function in (step, resolved):
+        counter.clear()
+        _, weight = one_batch()
+        x = torch.rand(4, 4)
+        torch.testing.assert_close(torch.compile(function, backend=counter)(x, weight), function(x, weight))
+        assert counter.frame_count >= 1  # the model; not so if the losses have no name of their own
+
+
+def test_ids_for_a_check_may_be_a_list_or_wrong() -> None:
+    _, weight = one_batch()
+    weight.resolve(torch.tensor(LOSSES), ids=[0, 1, 2, 3])
+    with pytest.raises(SampleIdError):
+        weight.resolve(torch.tensor(LOSSES), ids="abcd")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,12 @@ class TagCollate:
 
     Args:
         collate_fn: the user's, given the bare samples.
+        as_dict: put the id into each dict sample first, so that a collate function may even reorder them.
         check_ids: refuse two different samples with one id in a batch; for ids that came from the user.
     """
 
-    def __init__(self, collate_fn: Callable[[Any], Any], check_ids: bool = False) -> None:
-        self.collate_fn, self.check_ids = collate_fn, check_ids
+    def __init__(self, collate_fn: Callable[[Any], Any], as_dict: bool = False, check_ids: bool = False) -> None:
+        self.collate_fn, self.as_dict, self.check_ids = collate_fn, as_dict, check_ids
 
     def __call__(self, items: Any) -> Any:
         """Collate what the dataset gave: a list of ``(id, sample)``, or ``(ids, samples)`` of a whole batch."""
@@ -37,9 +39,12 @@ class TagCollate:
             ids, samples = [number for number, _ in items], [sample for _, sample in items]
             if self.check_ids and len(set(ids)) < len(ids):
                 refuse_shared_ids(ids, samples)
+        if self.as_dict and isinstance(samples, list) and samples and isinstance(samples[0], MutableMapping):
+            samples = [with_sample_id(sample, number) for sample, number in zip(samples, ids, strict=True)]
+            return through(self.collate_fn(samples))
         batch = self.collate_fn(samples)
         array = np.array([ids] if isinstance(ids, int) else ids, dtype=np.int64)
-        return array, batch
+        return array, with_sample_id(batch, array) if self.as_dict else batch
 
 
 def refuse_shared_ids(ids: Sequence[int], samples: Sequence[Any]) -> None:
@@ -64,8 +69,27 @@ def refuse_shared_ids(ids: Sequence[int], samples: Sequence[Any]) -> None:
             )
 
 
+def through(batch: Any) -> tuple[Any, Any]:
+    """The ids that came through a collate function inside its batch, and the batch.
+
+    Raises:
+        SourceError: if it dropped them.
+    """
+    if not isinstance(batch, MutableMapping) or SAMPLE_ID not in batch:
+        raise SourceError(
+            f"The collate_fn lost the key {SAMPLE_ID!r} that as_dict=True puts into each sample.",
+            found=f"a batch with {sorted(map(str, batch))}"
+            if isinstance(batch, MutableMapping)
+            else type(batch).__name__,
+            expected=f"a dict with {SAMPLE_ID!r}, one id per sample",
+            do=f"let the collate_fn keep {SAMPLE_ID!r} (Hugging Face: remove_unused_columns=False)",
+        )
+    batch[SAMPLE_ID] = torch.as_tensor(batch[SAMPLE_ID], dtype=torch.int64)
+    return batch[SAMPLE_ID].numpy(), batch
+
+
 def with_sample_id(batch: Any, ids: Any) -> Any:
-    """The dict ``batch`` with an int64 tensor of ids added.
+    """A copy of a dict with the ids added: an int for a sample, an int64 tensor for a batch.
 
     Raises:
         SourceError: if the batch is no dict, or has the key already.
@@ -78,5 +102,6 @@ def with_sample_id(batch: Any, ids: Any) -> Any:
             expected=f"a dict without the key {SAMPLE_ID!r}",
             do="make samples dicts (or collate to one), or leave as_dict out and take (batch, weight) pairs",
         )
-    batch[SAMPLE_ID] = torch.as_tensor(ids, dtype=torch.int64)
+    batch = copy(batch)
+    batch[SAMPLE_ID] = ids if isinstance(ids, int) else torch.as_tensor(ids, dtype=torch.int64)
     return batch

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from weighted_stream.collate import with_sample_id
-from weighted_stream.feedback import Batch, Feedback
+from weighted_stream.batch import Batch
+from weighted_stream.feedback import Feedback
 from weighted_stream.weight import Weight
 
 
@@ -32,7 +32,7 @@ class WeightedLoader:
         self._begin_epoch()
         feedback = self._feedback
         for ids, batch in self._loader:
-            yield with_sample_id(batch, ids) if self._as_dict else (batch, Weight(Batch(np.asarray(ids)), feedback))
+            yield batch if self._as_dict else (batch, Weight(Batch(np.asarray(ids)), feedback))
 
     def __len__(self) -> int:
         """Number of batches, where the loader knows it."""

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from weighted_stream.errors import StrategyError
+
 Records = Mapping[str, NDArray[Any]]
 
 
@@ -21,8 +23,8 @@ class Signals:
     Attributes:
         ids: (B,) int64, on the host.
         step: how many batches this stream has weighed before this one.
-        loss: (B,) float32, detached, on the trainer's device; NaN and inf are possible. None at hand-over time, when
-            only the store can speak.
+        loss: (B,) float32, detached, finite, on the trainer's device; not to be written to (it may be the trainer's
+            own tensor). None at hand-over time, when only the store can speak.
         records: looks ids up in the store; prefer `history`.
         scratch: lives as long as the batch and is shared by its parts: whatever must be the same for all of them.
     """
@@ -48,7 +50,17 @@ class Signals:
         Args:
             name: ``"loss"`` (running average), ``"last_loss"``, ``"weight"``, ``"similarity"``, ``"visits"``,
                 ``"last_step"`` or ``"group"``. A float field never set is NaN; see `WeightStore.get`.
+
+        Raises:
+            StrategyError: if the store remembers no such thing.
         """
         if self._known is None:
             self._known = self.records(self.ids)
+        if name not in self._known:
+            raise StrategyError(
+                "The store remembers no such signal.",
+                found=repr(name),
+                expected="one of " + ", ".join(self._known),
+                do="mend the strategy's weights()",
+            )
         return torch.from_numpy(np.ascontiguousarray(self._known[name], dtype=np.float32)).to(self.device)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Subset
 from torch.utils.data._utils.collate import default_collate, default_convert
 
+from weighted_stream.batch import Batch, as_ids
 from weighted_stream.collate import TagCollate, with_sample_id
-from weighted_stream.errors import SampleIdError, SourceError, StrategyError, UnboundError
-from weighted_stream.feedback import Batch, Feedback
+from weighted_stream.errors import SourceError, StoreError, StrategyError, UnboundError
+from weighted_stream.feedback import Feedback
 from weighted_stream.loader import WeightedLoader, epoch_seed
 from weighted_stream.rebuild import loader_arguments, rebuild
 from weighted_stream.sources import source_for
@@ -51,7 +53,7 @@ class WeightedStream:
         SourceError: for something that cannot be wrapped, or is empty.
         SampleIdError: if the samples have no id and ``id_fn`` is missing.
         StrategyError: if ``strategy`` is none.
-        StoreError, StoreMismatchError: for a store that cannot be used, or belongs to another dataset.
+        StoreError, StoreMismatchError: for a store that cannot be written, or belongs to another dataset.
 
     Example:
         >>> from weighted_stream import LinUpper, WeightedStream
@@ -79,7 +81,7 @@ class WeightedStream:
                 expected="a Strategy object such as LinUpper()",
                 do="WeightedStream(data, LinUpper()), or make_strategy('linupper') for a name",
             )
-        if isinstance(data, (WeightedStream, WeightedLoader)):
+        if isinstance(_innermost(data), (WeightedStream, WeightedLoader)):
             raise SourceError(
                 "This is a WeightedStream already.",
                 found=type(data).__name__,
@@ -95,9 +97,16 @@ class WeightedStream:
             store = WeightStore(store, fingerprint=self._source.fingerprint())
         else:
             store.bind(self._source.fingerprint())
+        if not store.writable:
+            raise StoreError(
+                "The losses of this stream have nowhere to go.",
+                found="a store opened for reading only",
+                expected='a store opened with mode="a"',
+                do="WeightStore(path), or give the path itself",
+            )
         self._feedback: Feedback | None = Feedback(strategy, store)
         self._token = self._feedback.token
-        self._begun = 0
+        self._epoch = self._next_epoch = 0
         # A DataLoader asks by class whether to read by index or in order.
         self.__class__ = (
             _LoaderStream if loader is not None else _IterableStream if self._source.iterable else _MapStream
@@ -110,7 +119,7 @@ class WeightedStream:
 
     @property
     def store(self) -> WeightStore:
-        """What is remembered per sample, with all feedback so far in it."""
+        """What is remembered per sample."""
         store = self._live().store
         assert isinstance(store, WeightStore)
         return store
@@ -118,33 +127,40 @@ class WeightedStream:
     @property
     def epoch(self) -> int:
         """The epoch that the latest ``for`` over a loader is in, from 0."""
-        return max(self._begun - 1, 0)
+        return self._epoch
 
     def loader(self, *, seed: int = 0, **arguments: Any) -> WeightedLoader:
         """A loader of ``(batch, weight)`` pairs.
 
+        Evaluate on a DataLoader of the dataset itself: every product with a weight is feedback, and every ``for`` over
+        a loader of the stream is an epoch of it.
+
         Args:
             seed: of the order with ``shuffle=True``, which is a function of seed and epoch, and of the workers' random
-                state; a wrapped DataLoader keeps its own.
+                state; a wrapped DataLoader, or a ``generator`` of yours, keeps its own.
             **arguments: those of `torch.utils.data.DataLoader`. If a DataLoader was wrapped, its own are the default.
+                A ``collate_fn`` must keep the order and the number of the samples (with ``as_dict`` it need not: the
+                ids go through it, inside the samples).
 
         Raises:
             SourceError: for an unknown argument, or shuffling of a dataset that cannot be reordered from outside.
         """
         check_integer("loader", "seed", seed, least=0)
         own = {} if self._wrapped_loader is None else loader_arguments(self._wrapped_loader)
-        if own:
-            for replaced in _replaced_by(arguments):
-                own.pop(replaced, None)
+        if "batch_sampler" in own:
+            _check_batch_sampler_stays(arguments)
+        for replaced in _replaced_by(arguments):
+            own.pop(replaced, None)
         arguments = own | arguments
         reseed = self._shuffle(arguments, seed)
         batched = arguments.get("batch_size", 1) is not None or arguments.get("batch_sampler") is not None
         collate_fn = arguments.get("collate_fn") or (default_collate if batched else default_convert)
-        arguments["collate_fn"] = TagCollate(collate_fn, check_ids=self._source.iterable and self._own_ids)
+        check_ids = self._source.iterable and self._own_ids
+        arguments["collate_fn"] = TagCollate(collate_fn, self._as_dict, check_ids)
         kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
 
         def begin_epoch() -> None:
-            self._begun += 1
+            self._epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
             self._source.set_epoch(self.epoch)
             if reseed is not None:
                 reseed.manual_seed(epoch_seed(seed, self.epoch))
@@ -156,28 +172,25 @@ class WeightedStream:
 
     def _shuffle(self, arguments: dict[str, Any], seed: int) -> torch.Generator | None:
         """Set up ``shuffle=True``; the generator to seed at each epoch, if it is ours."""
+        ours = arguments.get("generator") is None and self._wrapped_loader is None
+        if ours:
+            arguments["generator"] = torch.Generator()
+        generator: torch.Generator | None = arguments.get("generator")
         shuffle = arguments.pop("shuffle", None)
         if shuffle and self._source.iterable:
             self._source.set_shuffle(seed)
-        if arguments.get("generator") is not None or self._wrapped_loader is not None:
-            if shuffle and not self._source.iterable:
-                arguments["sampler"] = RandomSampler(self._sized(), generator=arguments.get("generator"))
-            return None
-        generator = arguments["generator"] = torch.Generator()
-        if shuffle and not self._source.iterable:
-            if arguments.get("sampler") is not None or arguments.get("batch_sampler") is not None:
-                arguments["shuffle"] = True  # torch has a clear error for this
-            else:
-                arguments["sampler"] = RandomSampler(self._sized(), generator=generator)
-        return generator
-
-    def _sized(self) -> Any:
-        return self._source.dataset
+        elif shuffle and (arguments.get("sampler") is not None or arguments.get("batch_sampler") is not None):
+            arguments["shuffle"] = True  # torch has a clear error for this
+        elif shuffle:
+            dataset: Any = self._source.dataset
+            arguments["sampler"] = RandomSampler(dataset, generator=generator)
+        return generator if ours else None
 
     def weight(self, ids: Tensor | Sequence[int]) -> Weight:
         """The `Weight` of samples known by their ids, e.g. of a dict batch: ``stream.weight(batch["sample_id"])``.
 
-        Each call is a batch of its own: keep the Weight if the batch may be run again.
+        Each call is a batch of its own: keep the Weight if the batch may be run again, and ask for the whole batch
+        where the strategy weighs it as a whole.
 
         Args:
             ids: (B,) int64.
@@ -185,23 +198,15 @@ class WeightedStream:
         Raises:
             SampleIdError: for ids that are none.
         """
-        array = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
-        if array.ndim != 1 or array.dtype.kind not in "iu" or (len(array) and array.min() < 0):
-            raise SampleIdError(
-                "These are no sample ids.",
-                found=f"{array.dtype} of shape {array.shape}",
-                expected="non-negative integers of shape (B,)",
-                do='pass batch["sample_id"] as the loader made it',
-            )
-        return Weight(Batch(array.astype(np.int64)), self._live())
+        return Weight(Batch(as_ids(ids)), self._live())
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the dataset its epoch, for DataLoaders of your own (trainers call this by itself); `loader` does it.
+        """Tell the dataset its epoch, for DataLoaders of your own (trainers call it); `loader` counts by itself.
 
         Args:
-            epoch: from 0.
+            epoch: from 0; the next ``for`` over a `loader` is this epoch.
         """
-        self._begun = check_integer("set_epoch", "epoch", epoch, least=0) + 1
+        self._epoch = self._next_epoch = check_integer("set_epoch", "epoch", epoch, least=0)
         self._source.set_epoch(epoch)
 
     def stats(self) -> dict[str, float]:
@@ -217,6 +222,13 @@ class WeightedStream:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if cls.__module__ != __name__:
+            raise TypeError(f"{cls.__name__} cannot subclass WeightedStream: wrap the dataset, or write a Strategy")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WeightedStream:
+        return self  # a handle: a copy would have neither strategy nor store
 
     def __getstate__(self) -> dict[str, Any]:
         # For a worker: it reads samples and knows whose they are; strategy and store stay in the main process.
@@ -239,7 +251,7 @@ class WeightedStream:
         """``(sample, weight)`` of ``(id, sample)``, for DataLoaders that the user makes."""
         ids, sample = item
         if self._as_dict:
-            return with_sample_id(dict(sample) if isinstance(sample, dict) else sample, ids)
+            return with_sample_id(sample, ids)
         array = np.array([ids] if isinstance(ids, int) else ids, np.int64)
         return sample, Weight(Batch(array), self._token if self._feedback is None else self._feedback)
 
@@ -271,11 +283,47 @@ class _IterableStream(WeightedStream, IterableDataset[Any]):
 class _LoaderStream(WeightedStream):
     """A stream around a DataLoader: a ``for`` over it is a ``for`` over `loader()`."""
 
+    @cached_property
+    def _default(self) -> WeightedLoader:
+        return self.loader()  # one, as it may keep its workers
+
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.loader())
+        return iter(self._default)
 
     def __len__(self) -> int:
-        return len(self.loader())
+        return len(self._default)
+
+    def __getitem__(self, index: Any) -> Any:
+        raise SourceError(
+            "A stream around a DataLoader is no dataset.",
+            found="an index, probably from another DataLoader around it",
+            expected="a for loop over the stream, or over stream.loader(...)",
+            do="wrap the dataset instead to use DataLoader(stream)",
+        )
+
+
+def _innermost(data: Any) -> Any:
+    """What is under loaders and `Subset`."""
+    while isinstance(data, (DataLoader, Subset)):
+        data = data.dataset
+    return data
+
+
+def _check_batch_sampler_stays(arguments: dict[str, Any]) -> None:
+    """A wrapped batch_sampler holds size and order: whoever replaces one must say the other too.
+
+    Raises:
+        SourceError: if it would be lost half.
+    """
+    changes = sorted(arguments.keys() & {"batch_size", "sampler", "shuffle", "drop_last"})
+    complete = "batch_size" in changes and ("sampler" in changes or "shuffle" in changes)
+    if changes and not complete and "batch_sampler" not in arguments:
+        raise SourceError(
+            "The wrapped DataLoader makes its batches with a batch_sampler, which decides size and order.",
+            found=f"only {', '.join(changes)} to replace it",
+            expected="batch_size with sampler or shuffle, or another batch_sampler",
+            do="pass both, or wrap the dataset itself",
+        )
 
 
 def _replaced_by(arguments: dict[str, Any]) -> set[str]:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from weighted_stream.batch import Batch, Positions
 from weighted_stream.errors import UnboundError
-from weighted_stream.feedback import Batch, Feedback, live_feedback
+from weighted_stream.feedback import Feedback, live_feedback
 
 
 class Weight:
@@ -23,11 +24,20 @@ class Weight:
     product, (B,). All of that happens once per batch: a batch that is run again gets weights again, but is not
     counted again. The weights are detached, float32, and live on the losses' device; the losses keep their graph.
 
-    Losses that are NaN or inf get weight 0 and add 0 to the product; they are counted, and never enter an average. (If
-    the *forward* pass of such a sample is NaN, its gradient is too: no weight can undo that.)
+    Multiply the losses as they are, one per sample: a factor (``losses / accumulation``, a mask, a gradient scaler)
+    goes on the product, or it is taken for a part of the loss. For a second loss on the same batch, keep the weights
+    of the first: ``w = weight.resolve(losses)``.
+
+    Losses that are NaN or inf get weight 0 and add 0 to the product; the others are weighed as if these were not there.
+    They are counted, and never enter an average. (If the *forward* pass of such a sample is NaN, its gradient is too:
+    no weight can undo that.)
 
     Slices are parts of the same batch: ``weight[:16]``, ``weight[mask]``, ``weight.split(16)``. A part can be resolved
     if the strategy weighs samples one by one, or after the whole batch was resolved.
+
+    Works under autocast, gradient checkpointing and `torch.compile`, which goes on before and after the product: give
+    the losses a name on a line of their own (``losses = …``), or nothing is compiled. Not under ``fullgraph=True`` or
+    `torch.func` transforms.
 
     Not made by hand: it comes from `WeightedStream.loader`, from `WeightedStream.weight`, or out of a stream's items.
 
@@ -45,7 +55,7 @@ class Weight:
     __slots__ = ("_batch", "_feedback", "_positions")
     __array_ufunc__ = None  # numpy must ask us, and is told that losses are tensors
 
-    def __init__(self, batch: Batch, feedback: Feedback | str, positions: NDArray[np.int64] | None = None) -> None:
+    def __init__(self, batch: Batch, feedback: Feedback | str, positions: Positions = None) -> None:
         self._batch = batch
         self._feedback = feedback  # its token, while it lives in another process
         self._positions = positions
@@ -53,7 +63,7 @@ class Weight:
     @property
     def ids(self) -> Tensor:
         """The samples' ids, (B,) int64 on the host."""
-        return torch.from_numpy(self._ids())
+        return torch.from_numpy(self._ids().copy())
 
     def resolve(self, losses: Tensor, *, ids: Tensor | Sequence[int] | None = None) -> Tensor:
         """The weights for these losses; the same feedback as the product.
@@ -70,7 +80,7 @@ class Weight:
             WindowError: for a part of a batch, if the strategy needs the losses of all of it.
             UnboundError: in a process where the stream does not live.
         """
-        return self._live().resolve(self._batch, self._positions, losses, ids)[0]
+        return _resolve(self, losses, ids)[0].clone()
 
     def tensor(self) -> Tensor:
         """The weights without new losses: those last resolved, else what the strategy can say from the store alone.
@@ -81,7 +91,7 @@ class Weight:
         Raises:
             LossError: if not resolved yet and the strategy needs this step's losses.
         """
-        return self._live().tensor(self._batch, self._positions)
+        return self._live().tensor(self._batch, self._positions).clone()
 
     def __mul__(self, losses: Tensor) -> Tensor:
         return _times(self, losses)
@@ -119,11 +129,15 @@ class Weight:
         if isinstance(which, Tensor):
             which = which.cpu().numpy()
         everything = np.arange(len(self._batch.ids)) if self._positions is None else self._positions
-        return Weight(self._batch, self._feedback, np.atleast_1d(everything[which]))
+        positions = np.asarray(everything[which])
+        if positions.ndim > 1:
+            raise IndexError(f"A Weight has one dimension, of samples; found the index {which!r}")
+        return Weight(self._batch, self._feedback, np.atleast_1d(positions))
 
-    def split(self, size: int) -> tuple[Weight, ...]:
-        """Parts of ``size`` samples, the last one smaller; like `torch.Tensor.split`."""
-        return tuple(self[start : start + size] for start in range(0, len(self), size))
+    def split(self, size: int | Sequence[int]) -> tuple[Weight, ...]:
+        """Parts of ``size`` samples, the last one smaller, or of these sizes; like `torch.Tensor.split`."""
+        places: Any = torch.arange(len(self))
+        return tuple(self[part] for part in places.split(size))
 
     def to(self, *args: Any, **kwargs: Any) -> Weight:
         """Itself: weights are made on the device of the losses. So helpers that move a batch may move a Weight."""
@@ -151,6 +165,12 @@ class Weight:
         ids = np.concatenate([weight._ids() for weight in weights])
         return Weight(Batch(ids), weights[0]._feedback)
 
+    def __copy__(self) -> Weight:
+        return self  # a copy would be a batch of its own, and count again
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Weight:
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrive, (self._token(), self._ids().tobytes())
 
@@ -169,15 +189,18 @@ class Weight:
         return self._feedback
 
 
+def _ask(weight: Weight, losses: Tensor, ids: Any = None) -> tuple[Tensor, Tensor | None]:
+    return weight._live().resolve(weight._batch, weight._positions, losses, ids)
+
+
 def _product(weight: Weight, losses: Tensor) -> Tensor:
-    weights, finite = weight._live().resolve(weight._batch, weight._positions, losses, None)
-    if finite is not None:
-        losses = torch.where(finite, losses, 0.0)
-    return losses * weights
+    weights, finite = _ask(weight, losses)
+    return losses * weights if finite is None else torch.where(finite, losses, 0.0) * weights
 
 
 _compiler: Any = torch.compiler  # its annotations are partial
-_times: Callable[[Weight, Tensor], Tensor] = _compiler.disable(_product)  # torch.compile goes on around it
+_resolve: Callable[..., tuple[Tensor, Tensor | None]] = _compiler.disable(_ask)
+_times: Callable[[Weight, Tensor], Tensor] = _compiler.disable(_product)
 
 
 def _arrive(token: str, ids: bytes) -> Weight:

@@ -10,7 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighted_stream import Dro, Extremes, LinUpper, Quadratic, Signals, SmallLoss, Strategy, StrategyError
+from weighted_stream import (
+    Dro,
+    Extremes,
+    LinUpper,
+    Quadratic,
+    Signals,
+    SmallLoss,
+    Strategy,
+    StrategyError,
+    WeightedStream,
+)
 from weighted_stream.strategies.dro import dro
 from weighted_stream.strategies.extremes import extremes
 from weighted_stream.strategies.lin_upper import lin_upper
@@ -181,7 +191,9 @@ def test_running_window_follows_the_losses_at_tiny_batches(size: int) -> None:
 
 def test_running_window_leaves_out_what_is_not_finite() -> None:
     strategy = LinUpper(window="running")
-    strategy.observe(signals(torch.tensor([math.nan, math.inf, 1.0, 2.0] * 20)))
+    stream = WeightedStream(list(range(80)), strategy)
+    for _, weight in stream.loader(batch_size=8):
+        weight.resolve(torch.tensor([math.nan, math.inf, 1.0, 2.0] * 2))
     assert strategy._seen == 40
     assert torch.isfinite(strategy._latest()).all()
 

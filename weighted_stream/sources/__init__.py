@@ -48,7 +48,7 @@ def source_for(data: Any, id_fn: str | Callable[[Any], int | str] | None = None)
     raise SourceError(
         "WeightedStream does not know how to read this.",
         found=type(data).__name__,
-        expected="a torch dataset or DataLoader, a list, a MosaicML StreamingDataset, a WebDataset, a ParquetDataset or "
-        "a Hugging Face dataset",
+        expected="a torch dataset or DataLoader, a list, a MosaicML StreamingDataset, a WebDataset, a ParquetDataset "
+        "or a Hugging Face dataset",
         do="wrap it in a torch Dataset or IterableDataset",
     )

@@ -19,8 +19,8 @@ class Fingerprint:
         kind: the source, e.g. ``"torch-map"`` or ``"mds"``.
         name: what distinguishes datasets of one kind (class name, column names, …), as far as it is stable.
         size: number of samples of a dataset that cannot grow without new ids changing meaning; None if unknown.
-        shards: size per shard (rows, or bytes where only those are known). A dataset may gain and lose shards, but those it
-            shares with the store must have the same size.
+        shards: size per shard (rows, or bytes where only those are known). A dataset may gain and lose shards, but
+            those it shares with the store must have the same size.
     """
 
     kind: str

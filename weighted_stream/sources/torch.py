@@ -59,17 +59,33 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
         return len(self._wrapped)
 
     def __getitem__(self, index: Any) -> tuple[Any, Any]:
-        """``(id, sample)``, or for a list ``([id, ...], what the dataset returns for the list)``."""
+        """``(id, sample)``; for several indices ``([id, ...], what the dataset returns for them)``."""
         sample = self._wrapped[index]
-        if isinstance(index, list):
-            return self._ids(index, sample), sample
+        several = self._several(index)
+        if several is not None:
+            return self._ids(several, sample), sample
         return self._ids([index], [sample])[0], sample
+
+    def _several(self, index: Any) -> list[Any] | None:
+        """The indices in a list, slice, range, array or tensor; None if it is one index."""
+        if isinstance(index, slice):
+            index = range(len(self))[index]
+        if isinstance(index, (np.ndarray, torch.Tensor)):
+            return list(index.tolist()) if index.ndim == 1 else None
+        return list(index) if isinstance(index, (list, range)) else None
 
     def __getitems__(self, indices: list[Any]) -> tuple[list[int], list[Any]]:
         """``([id, ...], [sample, ...])``, by the dataset's own ``__getitems__`` if it has one."""
         data = self._wrapped
         get_many = getattr(data, "__getitems__", None)
         samples = get_many(indices) if get_many else [data[i] for i in indices]
+        if get_many and isinstance(samples, (list, tuple)) and len(samples) != len(indices):
+            raise SourceError(
+                f"__getitems__ of {type(data).__name__} left samples out, so nobody knows which id is whose.",
+                found=f"{len(samples)} samples",
+                expected=f"{len(indices)}, one per index",
+                do="return a sample for each index; filter the dataset before, or its batches after",
+            )
         return self._ids(indices, samples), samples
 
     def _ids(self, indices: list[Any], samples: Any) -> list[int]:

@@ -97,6 +97,11 @@ class WeightStore:
         """The directory of the store; None for a temporary one."""
         return self._place.path
 
+    @property
+    def writable(self) -> bool:
+        """Whether this object, in this process, writes."""
+        return self._writes()
+
     def get(self, ids: Any) -> Fields:
         """What is remembered of some samples.
 

@@ -22,6 +22,7 @@ class Strategy(ABC):
             a batch whose other losses it has not seen; one that is not joint weighs each sample by itself.
         bound: the largest weight the method's theory allows, or None. Passing it warns once.
         constant: whether equal weights are what the strategy is for, so that nobody need be told of them.
+        remembers: whether the store keeps the weights; not if they come from there.
 
     Example:
         >>> class HalfTheBatch(Strategy):
@@ -35,13 +36,14 @@ class Strategy(ABC):
     joint: bool = False
     bound: float | None = None
     constant: bool = False
+    remembers: bool = True
 
     @abstractmethod
     def weights(self, signals: Signals) -> Tensor:
         """The weights of these samples: (B,) float32 on ``signals.device``."""
 
     def observe(self, signals: Signals) -> None:
-        """Learn from losses that were just weighed. Called once per sample and batch, a retry not counted."""
+        """Learn from the finite losses just weighed. Called once per sample and batch, a retry not counted."""
 
     def losses(self, signals: Signals) -> Tensor:
         """This step's losses.
@@ -64,7 +66,7 @@ class Strategy(ABC):
         return Product(self, other) if isinstance(other, Strategy) else NotImplemented
 
     def __repr__(self) -> str:
-        traits = ("joint", "bound", "constant")
+        traits = ("joint", "bound", "constant", "remembers")
         options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k[0] != "_" and k not in traits)
         return f"{type(self).__name__}({options})"
 

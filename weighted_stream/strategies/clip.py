@@ -72,7 +72,7 @@ class Clip(Strategy):
                 expected="0 <= low <= 1 <= high, low < high",
                 do="for example Clip(strategy, low=0.1, high=2.0)",
             )
-        self.joint, self.constant = strategy.joint, strategy.constant
+        self.joint, self.constant, self.remembers = strategy.joint, strategy.constant, strategy.remembers
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32 in [low, high]."""

@@ -73,9 +73,10 @@ class LossStrategy(Strategy):
         """Put the losses into the running window."""
         if self.window == "batch" or signals.loss is None:
             return
-        losses = signals.loss[torch.isfinite(signals.loss)][-self.memory :]
+        losses = signals.loss[-self.memory :]
         if self._ring is None:
-            self._ring = losses.new_zeros(self.memory)
+            with torch.inference_mode(False):  # it outlives whoever happens to come first
+                self._ring = torch.zeros(self.memory, dtype=torch.float32, device=losses.device)
         at = self._seen % self.memory
         head = losses[: self.memory - at]
         self._ring[at : at + len(head)] = head

@@ -41,6 +41,7 @@ class Product(Strategy):
             self.factors += factor.factors if isinstance(factor, Product) else (factor,)
         self.joint = any(factor.joint for factor in factors)
         self.constant = all(factor.constant for factor in factors)
+        self.remembers = all(factor.remembers for factor in factors)
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32."""

@@ -36,7 +36,7 @@ class Shuffled(Strategy):
     def __init__(self, strategy: Strategy, seed: int = 0) -> None:
         self.strategy = strategy
         self.seed = check_integer("Shuffled", "seed", seed, least=0)
-        self.bound, self.constant = strategy.bound, strategy.constant
+        self.bound, self.constant, self.remembers = strategy.bound, strategy.constant, strategy.remembers
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32, a permutation of the inner strategy's."""

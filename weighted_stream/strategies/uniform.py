@@ -23,4 +23,4 @@ class Uniform(Strategy):
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) ones."""
-        return torch.ones(len(signals), device=signals.device)
+        return torch.ones(len(signals), dtype=torch.float32, device=signals.device)
