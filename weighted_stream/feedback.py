@@ -36,8 +36,8 @@ class Memory(Protocol):
     def get(self, ids: Any) -> dict[str, NDArray[Any]]:
         """The records of these ids."""
 
-    def update(self, ids: Any, *, loss: Any = None, weight: Any = None, step: int | None = None) -> None:
-        """Remember losses and weights."""
+    def record(self, ids: Any, loss: Any, weight: Any = None, *, step: int) -> None:
+        """Remember the losses and weights of a batch."""
 
     def stats(self) -> dict[str, float]:
         """Figures over all records and the latest feedback."""
@@ -92,8 +92,10 @@ class Feedback:
     def _resolve(
         self, batch: Batch, positions: Positions, ids: NDArray[np.int64], losses: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        values = losses.detach().to(torch.float32)
-        host = values if values.device.type == "cpu" else values.cpu()
+        values = losses.detach()
+        if values.dtype != torch.float32:
+            values = values.to(torch.float32)
+        host = values if values.is_cpu else values.cpu()
         # One sum says whether all are finite; it may overflow, so look again if not.
         finite = None if math.isfinite(host.sum().item()) else torch.isfinite(values)
         if self.strategy.joint and batch.is_part(positions):
@@ -132,7 +134,8 @@ class Feedback:
             raise self._no_weights(found, f"a tensor of shape ({count},)")
         if weights.requires_grad or weights.dtype != torch.float32:
             weights = weights.detach().to(torch.float32)
-        low, high = (bound.item() for bound in torch.aminmax(weights))
+        lowest, highest = torch.aminmax(weights)
+        low, high = lowest.item(), highest.item()
         if not (low >= 0.0 and math.isfinite(high)):
             raise self._no_weights(f"weights from {low} to {high}", "finite weights of 0 or more")
         bound = self.strategy.bound
@@ -163,8 +166,8 @@ class Feedback:
             learned = torch.isfinite(losses)
             signals = self._signals(batch, ids[learned.numpy()], losses[learned].to(signals.device))
         step = signals.step
-        remembered = weights.numpy(force=True) if self.strategy.remembers else None
-        self.store.update(ids, loss=losses.numpy(), weight=remembered, step=step)
+        remembered = (weights if weights.is_cpu else weights.cpu()).numpy() if self.strategy.remembers else None
+        self.store.record(ids, losses.numpy(), remembered, step=step)
         batch.count(positions)
         if len(signals):
             self.strategy.observe(signals)

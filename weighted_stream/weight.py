@@ -106,14 +106,12 @@ class Weight:
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Tensor:
-        left, right, *more = (*args, None, None)[:3]
-        if (
-            func in cls._PRODUCTS
-            and not kwargs
-            and more == [None]
-            and isinstance(left, Weight) != isinstance(right, Weight)
-        ):
-            return _times(left, right) if isinstance(left, Weight) else _times(right, left)
+        if func in cls._PRODUCTS and len(args) == 2 and not kwargs:
+            left, right = args
+            if not isinstance(right, Weight):
+                return _times(left, right)
+            if not isinstance(left, Weight):
+                return _times(right, left)
         name = getattr(func, "__name__", str(func))
         raise TypeError(
             f"A Weight takes part in one operation, the product with its batch's losses.\n  found:    torch.{name}\n"

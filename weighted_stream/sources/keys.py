@@ -36,9 +36,7 @@ class Column:
             keys = sorted(map(str, sample)) if isinstance(sample, Mapping) else None
             raise SampleIdError(
                 f"The sample has no column {self.name!r} to take its id from.",
-                found=f"columns {keys}"
-                if keys is not None
-                else f"a {type(sample).__name__}, which has no columns",
+                found=f"columns {keys}" if keys is not None else f"a {type(sample).__name__}, which has no columns",
                 expected=f"a dict with the key {self.name!r}",
                 do="name a column that every sample has, or pass id_fn= a function of the sample",
             ) from error

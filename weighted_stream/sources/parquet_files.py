@@ -81,9 +81,7 @@ def read_footers(paths: PathLike | Iterable[PathLike], columns: Sequence[str] | 
             do="check how the files were written",
         )
     table = np.array(groups, dtype=np.int64).T
-    return ParquetFiles(
-        tuple(files.values()), tuple(files), tuple(rows), tuple(types), tuple(sorted(common)), *table
-    )
+    return ParquetFiles(tuple(files.values()), tuple(files), tuple(rows), tuple(types), tuple(sorted(common)), *table)
 
 
 def find_files(paths: PathLike | Iterable[PathLike]) -> dict[str, str]:
@@ -175,13 +173,9 @@ def _selected(path: str, schema: pa.Schema, columns: Sequence[str] | None) -> di
     return {name: schema.field(name).type for name in names}
 
 
-def _differs(
-    path: str, found: dict[str, pa.DataType], first: str, types: dict[str, pa.DataType]
-) -> SourceError:
+def _differs(path: str, found: dict[str, pa.DataType], first: str, types: dict[str, pa.DataType]) -> SourceError:
     def shown(kinds: dict[str, pa.DataType], others: dict[str, pa.DataType]) -> str:
-        return (
-            ", ".join(f"{n}: {t}" for n, t in kinds.items() if others.get(n) != t) or "none of these columns"
-        )
+        return ", ".join(f"{n}: {t}" for n, t in kinds.items() if others.get(n) != t) or "none of these columns"
 
     return SourceError(
         "Parquet files of one dataset differ in their schema.",

@@ -49,7 +49,7 @@ class Change(NamedTuple):
         loss: new losses.
         bad: which of them may not enter an average, (n,) bool; None if all may.
         weight, similarity, group: new values.
-        step: the step they belong to, one int.
+        step: the step they belong to, one int, or (n,) uint32.
     """
 
     loss: Floats | None
@@ -57,7 +57,7 @@ class Change(NamedTuple):
     weight: Floats | None
     similarity: Floats | None
     group: Ids | None
-    step: int | None
+    step: int | npt.NDArray[np.uint32] | None
 
     def pick(self, which: Ids | npt.NDArray[np.bool_]) -> Change:
         """The same change for some of the ids."""
@@ -68,7 +68,7 @@ class Change(NamedTuple):
             None if weight is None else weight[which],
             None if similarity is None else similarity[which],
             None if group is None else group[which],
-            step,
+            step[which] if isinstance(step, np.ndarray) else step,
         )
 
 

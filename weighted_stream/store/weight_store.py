@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from weighted_stream.errors import StoreError
 from weighted_stream.sample_ids import DENSE_LIMIT, MAX_ID
 from weighted_stream.store import inputs, manifest, refusals
+from weighted_stream.store.behind import Behind, check_call
 from weighted_stream.store.dense import PIECE
 from weighted_stream.store.folder import Folder
 from weighted_stream.store.manifest import Fingerprint
@@ -77,6 +79,8 @@ class WeightStore:
         self._lock = lock(self._place) if write else None
         try:
             self._regions = open_regions(self._place, write=write)
+            self._behind = Behind(self._regions, self._threads)
+            weakref.finalize(self, self._behind.write)  # also at the end of the program
             if fingerprint is not None:
                 self.bind(fingerprint)
         except BaseException:
@@ -155,20 +159,33 @@ class WeightStore:
             StoreError: if a value does not go with the ids, nothing is given, the disk is full, or the store
                 is closed, was opened for reading, or belongs to the parent process.
         """
-        if self._closed or self._process != os.getpid():
-            raise self._refusal()
+        self._check_writes()
         ids = inputs.as_ids(ids)
-        change = inputs.as_change(ids.size, loss, weight, similarity, group, step)
-        if not ids.size:
-            return
-        ordered = ids.view(np.uint64).copy()
-        ordered.sort()
-        highest = int(ordered[-1])
-        if highest > MAX_ID:
-            raise inputs.negative(ids)
-        distinct = not np.count_nonzero(ordered[1:] == ordered[:-1])
-        with self._threads:
-            self._regions.write(ids, change, highest, distinct=distinct)
+        self._behind.put(ids, inputs.as_change(ids.size, loss, weight, similarity, group, step))
+
+    def record(self, ids: Any, loss: Any, weight: Any = None, *, step: int) -> None:
+        """The feedback of one batch: as `update`, but written together with that of the next batches.
+
+        Whatever is asked of this object is answered after it was written; `close` and the end of the program write it
+        too. Other processes see it up to 32 calls or 2,048 samples late, and a killed process has lost as much.
+
+        Args:
+            ids: (n,) integers in [0, 2**63).
+            loss: (n,) numbers.
+            weight: (n,) numbers, or None: weights stay. NaN stands for no weight.
+            step: one integer in [0, 2**31).
+
+        Raises:
+            SampleIdError, StoreError: as `update`.
+
+        Example:
+            >>> with WeightStore() as store:
+            ...     store.record([3, 8], [2.0, 1.0], [1.5, 0.5], step=0)
+            ...     store.get([8])["weight"].tolist()
+            [0.5]
+        """
+        self._check_writes()
+        self._behind.add(*check_call(ids, loss, weight, step))
 
     def reserve(self, count: int) -> None:
         """Make room for ids below ``count``, so that no update has to. It takes no disk and no memory.
@@ -177,6 +194,7 @@ class WeightStore:
             StoreError: if the file system cannot hold a (sparse) file of ``32 * count`` bytes.
         """
         self._check_writes()
+        self._behind.write()
         with self._threads:
             self._regions.dense.reserve(min(count, DENSE_LIMIT))
 
@@ -240,17 +258,22 @@ class WeightStore:
     def flush(self) -> None:
         """Put everything on the disk, so that a power failure loses nothing of it."""
         self._check_writes()
+        self._behind.write()
         with self._threads:
             self._regions.flush()
 
     def close(self) -> None:
         """Flush and let go of the files; a temporary store is gone then. Closing twice is fine."""
-        if not self._closed and self._writes() and self.path is not None:
-            self.flush()
+        if not self._closed and self._writes():
+            self._behind.write()
+            if self.path is not None:
+                self.flush()
         self._release()
 
     def _release(self) -> None:
         self._closed = True
+        if "_behind" in self.__dict__:
+            self._behind.end()
         if self._lock is not None:
             self._lock.release()
         self.__dict__.pop("_regions", None)
@@ -283,6 +306,7 @@ class WeightStore:
     def _check_open(self) -> None:
         if self._closed:
             raise refusals.closed()
+        self._behind.write()
 
     def _check_writes(self) -> None:
         if self._closed or not self._writes():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weighted_stream.strategies.gibbs import Scalar, gibbs, loss_range, relative_loss, within
+from weighted_stream.strategies.gibbs import Scalar, gibbs, loss_range, relative_loss, scalar, within
 from weighted_stream.strategies.loss_based import RangeStrategy
 
 
 def lin_upper_score(losses: Tensor, low: Scalar, high: Scalar, delta: float = 1.0) -> Tensor:
     """``f = min(h + delta, delta)``, with h the place of each loss (M,) in the range [low, high]."""
-    return relative_loss(losses, low, high, delta).add_(delta).clamp_max_(delta)
+    return relative_loss(losses, low, high, delta).add_(scalar(delta)).clamp_max_(delta)
 
 
 def lin_upper(losses: Tensor, r: float = 1.0, delta: float = 1.0, quantile: float | None = None) -> Tensor:
