@@ -95,9 +95,12 @@ def test_bounded() -> None:
     with WeightStore() as store:
         for step in range(MOST_CALLS * 3 + 1):
             store.record([step], [1.0], step=step)
-            assert len(store._behind._calls) < MOST_CALLS
+            assert store._behind._calls < MOST_CALLS
         store.record(range(MOST_SAMPLES), np.ones(MOST_SAMPLES), step=1)
-        assert not store._behind._calls
+        assert store._behind._samples == 0
+        store.record(range(MOST_SAMPLES + 1), np.ones(MOST_SAMPLES + 1), step=1)
+        assert store._behind._samples == 0
+        assert store.get([MOST_SAMPLES])["visits"].tolist() == [1]
 
 
 def test_arguments_are_checked_at_once_and_copied() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -46,30 +47,43 @@ class Behind:
     def __init__(self, regions: Regions, threads: Lock) -> None:
         self._regions: Regions | None = regions
         self._process = os.getpid()
-        self._calls: list[tuple[Ids, Floats, Floats | None, int]] = []
-        self._samples = 0
         self._threads = threads
+        self._ids = np.empty(MOST_SAMPLES, np.int64)
+        self._loss, self._weight = np.empty((2, MOST_SAMPLES), np.float32)
+        self._step = np.empty(MOST_SAMPLES, np.uint32)
+        self._weighed = True
+        self._samples = self._calls = 0
 
     def add(self, ids: Ids, loss: Floats, weight: Floats | None, step: int) -> None:
-        """Keep a checked call, and write all that is kept once it is enough."""
+        """Keep a checked call (copied), and write all that is kept once it is enough."""
+        count = ids.size
         with self._threads:
-            if self._calls and (self._calls[-1][2] is None) != (weight is None):
+            if self._samples + count > MOST_SAMPLES or self._weighed is not (weight is not None):
                 self._write()
-            self._calls.append((ids, loss, weight, step))
-            self._samples += ids.size
-            if self._samples >= MOST_SAMPLES or len(self._calls) >= MOST_CALLS:
+            if count > MOST_SAMPLES:
+                self._put(ids, Change(loss, unusable(loss), weight, None, None, step))
+                return
+            start, end = self._samples, self._samples + count
+            self._ids[start:end] = ids
+            self._loss[start:end] = loss
+            if weight is not None:
+                self._weight[start:end] = weight
+            self._weighed = weight is not None
+            self._step[start:end] = step
+            self._samples, self._calls = end, self._calls + 1
+            if end == MOST_SAMPLES or self._calls == MOST_CALLS:
                 self._write()
 
     def put(self, ids: Ids, change: Change) -> None:
         """Write a change after what was kept."""
         with self._threads:
             self._write()
-            if ids.size and self._regions is not None:
-                put(self._regions, ids, change)
+            if ids.size:
+                self._put(ids, change)
 
     def write(self) -> None:
         """Write what is kept; nothing in a process that was forked off."""
-        if self._calls and self._process == os.getpid():
+        if self._samples and self._process == os.getpid():
             with self._threads:
                 self._write()
 
@@ -79,26 +93,26 @@ class Behind:
         self._regions = None
 
     def _write(self) -> None:
-        if not self._calls or self._regions is None:
-            return
-        ids, losses, weights, steps = zip(*self._calls, strict=True)
-        loss = np.concatenate(losses)
-        weight = None if weights[0] is None else np.concatenate(weights)
-        step = np.repeat(np.array(steps, np.uint32), [part.size for part in ids])
-        if len(loss):
-            put(self._regions, np.concatenate(ids), Change(loss, unusable(loss), weight, None, None, step))
-        self._calls, self._samples = [], 0  # not if that failed: a full disk may have room again
+        kept = slice(self._samples)
+        if self._samples:
+            loss, weight = self._loss[kept], self._weight[kept] if self._weighed else None
+            self._put(self._ids[kept], Change(loss, unusable(loss), weight, None, None, self._step[kept]))
+        self._samples = self._calls = 0  # not if that failed: a full disk may have room again
+
+    def _put(self, ids: Ids, change: Change) -> None:
+        if self._regions is not None:
+            put(self._regions, ids, change)
 
 
-def check_call(ids: Ids, loss: Floats, weight: Floats | None, step: int) -> tuple[Ids, Floats, Floats | None, int]:
-    """A copy of the arguments of one call, checked but for the weights' values.
+def check_call(ids: Any, loss: Any, weight: Any, step: int) -> tuple[Ids, Floats, Floats | None, int]:
+    """The arguments of one call, checked but for the weights' values.
 
     Raises:
         SampleIdError, StoreError: for arguments that do not go together.
     """
     ids = inputs.as_ids(ids)
-    if ids.size and np.maximum.reduce(ids.view(np.uint64)) > MAX_ID:
+    if ids.size and np.minimum.reduce(ids) < 0:
         raise inputs.negative(ids)
     loss = inputs.as_floats("loss", loss, ids.size, finite=False)
-    weight = None if weight is None else inputs.as_floats("weight", weight, ids.size, finite=False).copy()
-    return ids.copy(), loss.copy(), weight, inputs.as_step(step)
+    weight = None if weight is None else inputs.as_floats("weight", weight, ids.size, finite=False)
+    return ids, loss, weight, inputs.as_step(step)
