@@ -94,9 +94,7 @@ def test_defaults_of_a_source() -> None:
 
 
 def test_what_cannot_shuffle_says_so() -> None:
-    with pytest.raises(
-        SourceError, match=r"cannot reorder this Stream\.\n  found: .*\n  expected: .*\n  to do: "
-    ):
+    with pytest.raises(SourceError, match=r"cannot reorder this Stream\.\n  found: .*\n  expected: .*\n  to do: "):
         ASource(Stream()).set_shuffle(0)
 
 

@@ -64,9 +64,7 @@ VIEWS: dict[str, Callable[[Any], Any]] = {
     "sort": lambda data: data.sort("marker", reverse=True),
     "train_test_split": lambda data: data.train_test_split(0.25, seed=1)["test"],
     "shuffle, select a range": lambda data: data.shuffle(seed=1).select(range(10, 20)),
-    "shuffle, filter, shuffle": lambda data: (
-        data.shuffle(seed=1).filter(lambda row: row["marker"] > 9).shuffle(seed=2)
-    ),
+    "shuffle, filter, shuffle": lambda data: data.shuffle(seed=1).filter(lambda row: row["marker"] > 9).shuffle(seed=2),
     "torch format": lambda data: data.shuffle(seed=1).with_format("torch"),
     "numpy format": lambda data: data.with_format("numpy"),
     "subset": lambda data: Subset(data, [4, 1, -2]),

@@ -126,9 +126,7 @@ def test_a_string_is_hashed(value: str) -> None:
     assert check_id(value, "here") == key_id(value)
 
 
-@pytest.mark.parametrize(
-    "value", [-1, MAX_ID + 1, 1.0, None, True, np.True_, b"a", [1], (), torch.tensor([1, 2])]
-)
+@pytest.mark.parametrize("value", [-1, MAX_ID + 1, 1.0, None, True, np.True_, b"a", [1], (), torch.tensor([1, 2])])
 def test_what_cannot_be_an_id(value: object) -> None:
     with pytest.raises(SampleIdError, match="from the column") as caught:
         check_id(value, "the column")

@@ -16,17 +16,11 @@ SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=12)
 
 
 @given(SIZES, st.integers(1, 9), st.randoms())
-def test_readers_read_every_row_once_and_the_same_number(
-    sizes: list[int], readers: int, random: object
-) -> None:
+def test_readers_read_every_row_once_and_the_same_number(sizes: list[int], readers: int, random: object) -> None:
     rows = np.array(sizes, dtype=np.int64)
     order = np.random.default_rng(len(sizes)).permutation(len(sizes))
     shares = [
-        [
-            (group, row)
-            for group, start, stop in pieces(rows, order, part, readers)
-            for row in range(start, stop)
-        ]
+        [(group, row) for group, start, stop in pieces(rows, order, part, readers) for row in range(start, stop)]
         for part in range(readers)
     ]
     line = [(int(group), row) for group in order for row in range(sizes[group])]

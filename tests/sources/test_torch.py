@@ -106,9 +106,7 @@ def context(method: str | None) -> Any:
 
 @pytest.mark.parametrize(("workers", "method"), WORKERS)
 def test_the_id_is_the_index_for_every_worker_count(workers: int, method: str | None) -> None:
-    ids, samples = read_map(
-        Squares(), shuffle=True, num_workers=workers, multiprocessing_context=context(method)
-    )
+    ids, samples = read_map(Squares(), shuffle=True, num_workers=workers, multiprocessing_context=context(method))
     assert ids == [sample["marker"] for sample in samples]
     assert sorted(ids) == list(range(ROWS))
 
@@ -154,9 +152,7 @@ def test_a_part_keeps_the_ids_of_the_whole() -> None:
     assert MapSource(parts[0]).fingerprint() == MapSource(whole).fingerprint()
 
 
-@pytest.mark.parametrize(
-    "indices", [np.array([5, 2]), torch.tensor([5, 2]), (5, 2), [np.int64(5), torch.tensor(2)]]
-)
+@pytest.mark.parametrize("indices", [np.array([5, 2]), torch.tensor([5, 2]), (5, 2), [np.int64(5), torch.tensor(2)]])
 def test_a_part_may_name_its_rows_in_any_way(indices: Any) -> None:
     assert read_map(Subset(Squares(), indices))[0] == [5, 2]
 
@@ -204,9 +200,7 @@ def test_batches_come_from_the_datasets_own_getitems() -> None:
     assert {sample["together"] for sample in samples} == {5, 2}
 
 
-@pytest.mark.parametrize(
-    "indices", [np.array([4, 2, 7]), list(np.array([4, 2, 7])), list(torch.tensor([4, 2, 7]))]
-)
+@pytest.mark.parametrize("indices", [np.array([4, 2, 7]), list(np.array([4, 2, 7])), list(torch.tensor([4, 2, 7]))])
 def test_indices_of_any_integer_type(indices: Any) -> None:
     ids, _ = MapSource(list(range(10))).dataset.__getitems__(indices)
     assert ids == [4, 2, 7]

@@ -55,8 +55,17 @@ def key_id(*parts: str) -> int:
         >>> key_id("a.tar", "0001") == key_id("b.tar", "0001")
         False
     """
-    named = "".join(f"{len(part)}:{part}" for part in parts)  # lengths, so that ("a", "b") and ("ab", "") differ
-    return HASHED | (_digest(named) & (HASHED - 1))
+    return named_id("".join(map(named, parts)))
+
+
+def named(part: str) -> str:
+    """A part of a name with its length, so that ("a", "b") and ("ab", "") differ."""
+    return f"{len(part)}:{part}"
+
+
+def named_id(name: str) -> int:
+    """The id of a whole name: ``key_id(a, b) == named_id(named(a) + named(b))``."""
+    return HASHED | (_digest(name) & (HASHED - 1))
 
 
 def content_id(sample: Any) -> int:

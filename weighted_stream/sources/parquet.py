@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
+from itertools import chain
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -31,29 +32,29 @@ class TaggedParquet(Forwarding, IterableDataset[tuple[int, Row]]):
     def __iter__(self) -> Iterator[tuple[int, Row]]:
         return iter(self._wrapped.deliver(self._tag))
 
-    def _tag(self, file: int, start: int, rows: list[Row]) -> list[tuple[int, Row]]:
+    def _tag(self, file: int, start: int, rows: list[Row]) -> Iterable[tuple[int, Row]]:
         key = self._wrapped.files.keys[file]
-        if self._id_fn is None:
-            return list(zip(row_ids(key, start, start + len(rows)), rows, strict=True))
+        if self._id_fn is None:  # one pair at a time: a list of them would set off the garbage collector
+            return zip(row_ids(key, start, start + len(rows)), rows, strict=True)
         return [(identify(self._id_fn, row, f"{key}:{i}"), row) for i, row in enumerate(rows, start)]
 
 
-def row_ids(key: str, start: int, stop: int) -> list[int]:
+def row_ids(key: str, start: int, stop: int) -> Iterable[int]:
     """`shard_id` of the rows ``start`` to ``stop`` of the file ``key``, in bulk.
 
     Example:
         >>> from weighted_stream.sources.ids import shard_id
-        >>> row_ids("a.parquet", 5, 7) == [shard_id("a.parquet", 5), shard_id("a.parquet", 6)]
+        >>> list(row_ids("a.parquet", 5, 7)) == [shard_id("a.parquet", 5), shard_id("a.parquet", 6)]
         True
     """
-    ids: list[int] = []
+    parts: list[range] = []
     while start < stop:
         block = start >> ROW_BITS
         end = min(stop, (block + 1) << ROW_BITS)
         base = shard_base(key, block) - (block << ROW_BITS)
-        ids.extend(range(base + start, base + end))
+        parts.append(range(base + start, base + end))
         start = end
-    return ids
+    return parts[0] if len(parts) == 1 else chain.from_iterable(parts)
 
 
 class ParquetSource(Source):

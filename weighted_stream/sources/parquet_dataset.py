@@ -146,7 +146,7 @@ class ParquetDataset(IterableDataset[Row]):
     def __iter__(self) -> Iterator[Row]:
         return self.deliver(lambda file, start, rows: rows)
 
-    def deliver(self, make: Callable[[int, int, list[Row]], list[T]]) -> Iterator[T]:
+    def deliver(self, make: Callable[[int, int, list[Row]], Iterable[T]]) -> Iterator[T]:
         """The items that ``make(file number, row of the file, rows)`` makes of each block, shuffled."""
         part, parts = reader(*self.replica)
         groups, epoch = self.files.group_rows, self.epoch
@@ -157,7 +157,7 @@ class ParquetDataset(IterableDataset[Row]):
         if not self.shuffle:
             return chain.from_iterable(blocks)
         rng = np.random.default_rng([self.seed, epoch, part, parts])
-        return buffer_shuffle(blocks, self.buffer_size, rng)
+        return buffer_shuffle(map(list, blocks), self.buffer_size, rng)
 
     def _read(self, plan: list[Piece]) -> Iterator[Block]:
         opened = lru_cache(OPEN_FILES)(self._open)

@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from weighted_stream.errors import SampleIdError, SourceError
-from weighted_stream.sources.ids import key_id
+from weighted_stream.sources.ids import key_id, named, named_id
 from weighted_stream.sources.keys import IdFn, identify
 from weighted_stream.sources.shard_names import is_local, location, shard_name
 from weighted_stream.sources.tracking import Invoke, Tagged, follow, is_batched, stage_name
@@ -73,7 +73,7 @@ class TaggedStages(IterableDataset[Any]):
 
     def _tag(self, stream: Iterator[Any], in_shard_order: bool) -> Tagged:
         """Ids by shard and key; where shards are read one after the other, each key may come once."""
-        url, name, first = "", "", ""
+        url, name, first, prefix = "", "", "", ""
         keys: set[str] = set()
         known: dict[str, str] = {}
         for sample in stream:
@@ -84,14 +84,14 @@ class TaggedStages(IterableDataset[Any]):
                 url = sample["__url__"]
                 name = _name(url, self._depth)
                 _refuse_one_name(known.setdefault(name, url), url)
-                first, keys = key, set()
+                first, keys, prefix = key, set(), named(name)
             elif key == first:  # the same shard once more
                 keys = set()
             if in_shard_order:
                 if key in keys:
                     raise _same_key(key, url)
                 keys.add(key)
-            yield key_id(name, key), sample
+            yield named_id(prefix + named(key)), sample
 
     def _own_id(self, sample: Any) -> int | None:
         return key_id(_name(sample["__url__"], self._depth), sample["__key__"]) if _has_key(sample) else None

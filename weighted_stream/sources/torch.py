@@ -104,7 +104,7 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
             ids = list(map(as_int, indices))
         except TypeError:  # a sampler of string keys
             return [check_id(i, "the sampler") for i in indices]
-        if ids and min(ids) < 0:
+        if min(ids, default=0) < 0:
             ids = [check_id(i + len(self) if i < 0 else i, "the sampler") for i in ids]
         return ids if self._rows is None else list(self._rows[ids].tolist())
 
