@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 
+LEFT_OUT = 3
+"""Exit status of a benchmark whose data are not there."""
+
 RESULTS = Path(__file__).parent / "results"
 
 
