@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.harness import machine, save
 from weighted_stream.sample_ids import HASHED
 from weighted_stream.store import WeightStore
 
@@ -76,8 +77,11 @@ def bare_update(array: npt.NDArray[Any], ids: Ids) -> None:
     array[ids] = array[ids]
 
 
+FIGURES: list[dict[str, Any]] = []
+
+
 def measure(name: str, works: dict[str, Work], pool: Ids, batch: int, repeats: int) -> None:
-    """Time the works in turns, on the same random ids of the pool, and print them."""
+    """Time the works in turns, on the same random ids of the pool; print the figures and keep them."""
     rng = np.random.default_rng(batch)
     loss, weight = (rng.gamma(2.0, size=(2, batch))).astype(np.float32)
     times: dict[str, list[float]] = {kind: [] for kind in works}
@@ -95,6 +99,8 @@ def measure(name: str, works: dict[str, Work], pool: Ids, batch: int, repeats: i
     for kind, values in times.items():
         low, high = np.quantile(values, (0.1, 0.9)) * 1e6
         line += f"  {kind} {middles[kind] * 1e6:6.1f} us ({low:.1f}-{high:.1f})"
+    microseconds = {kind: round(middle * 1e6, 2) for kind, middle in middles.items()}
+    FIGURES.append({"what": name, "batch": batch, "microseconds": microseconds})
     others = [kind for kind in kinds if kind != "store"]
     print(line + "  " + ", ".join(f"{middles['store'] / middles[kind]:.2f}x {kind}" for kind in others))
 
@@ -182,11 +188,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100_000, help="how many of the samples are warm")
     parser.add_argument("--repeats", type=int, default=2000)
     arguments = parser.parse_args()
+    print(machine())
     print("median (10 %-90 %) per call, and the ratio of medians")
     dense(2000, arguments.repeats)
     dense(arguments.samples, arguments.repeats)
     hashed(arguments.samples, arguments.repeats)
     logging(arguments.repeats)
+    save("store_ops", {"capacity": CAPACITY, "calls": FIGURES})
 
 
 if __name__ == "__main__":
