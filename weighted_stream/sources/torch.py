@@ -77,9 +77,11 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
     def __getitems__(self, indices: list[Any]) -> tuple[list[int], list[Any]]:
         """``([id, ...], [sample, ...])``, by the dataset's own ``__getitems__`` if it has one."""
         data = self._wrapped
-        get_many = getattr(data, "__getitems__", None)
-        samples = get_many(indices) if get_many else [data[i] for i in indices]
-        if get_many and isinstance(samples, (list, tuple)) and len(samples) != len(indices):
+        if not hasattr(type(data), "__getitems__"):
+            samples = [data[i] for i in indices]
+            return self._ids(indices, samples), samples
+        samples = data.__getitems__(indices)
+        if isinstance(samples, (list, tuple)) and len(samples) != len(indices):
             raise SourceError(
                 f"__getitems__ of {type(data).__name__} left samples out, so nobody knows which id is whose.",
                 found=f"{len(samples)} samples",
@@ -101,7 +103,9 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
 
     def _durable_rows(self, indices: list[Any]) -> list[int]:
         try:
-            ids = list(map(as_int, indices))
+            # A sampler gives one type; ints as they are, as this runs for every batch.
+            ready = type(indices) is list and indices and type(indices[0]) is int
+            ids = indices if ready else list(map(as_int, indices))
         except TypeError:  # a sampler of string keys
             return [check_id(i, "the sampler") for i in indices]
         if min(ids, default=0) < 0:
