@@ -117,10 +117,7 @@ class Feedback:
         return weights, finite
 
     def _signals(self, batch: Batch, ids: NDArray[np.int64], losses: Tensor | None) -> Signals:
-        return Signals(ids, self.step if batch.step is None else batch.step, losses, self._records, batch.scratch)
-
-    def _records(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        return self.store.get(ids)
+        return Signals(ids, self.step if batch.step is None else batch.step, losses, self.store.get, batch.scratch)
 
     def _ask(self, signals: Signals) -> Tensor:
         """The strategy's weights, checked."""

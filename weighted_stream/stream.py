@@ -214,7 +214,7 @@ class WeightedStream:
         return {**self.store.stats(), "step": float(self._live().step), "epoch": float(self.epoch)}
 
     def close(self) -> None:
-        """Write down what is under way and close the store. Also at the end of a ``with`` block."""
+        """Close the store, with all feedback in it. Also at the end of a ``with`` block."""
         self.store.close()
 
     def __enter__(self) -> WeightedStream:

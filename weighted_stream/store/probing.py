@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from weighted_stream.store.record import Ids
 
-SLOTS_PER_BLOCK = 128
 _WAYS = 8
 _WAY_BITS = 3
 _BUCKET_BITS = 4
