@@ -44,5 +44,5 @@ $(EVERYTHING): pyproject.toml constraints/everything.txt
 $(NEWEST): pyproject.toml constraints/newest.txt
 	$(PYTHON_NEWEST) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints/newest.txt \
-		-e '.[webdataset,embed,hf,lightning,report,cli,test]'
+		-e '.[webdataset,embed,hf,lightning,report,cli,ray,test]'
 	touch $@

@@ -19,6 +19,7 @@ NAMES = [
     "Product",
     "Quadratic",
     "SampleIdError",
+    "ScoringError",
     "Shuffled",
     "Signals",
     "SmallLoss",

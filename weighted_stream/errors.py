@@ -63,6 +63,10 @@ class StrategyError(WeightedStreamError, ValueError):
     """A strategy or an option that does not exist or cannot be, or weights that are none."""
 
 
+class ScoringError(WeightedStreamError, ValueError):
+    """A target set, an encoder or its vectors that cannot be used, or scoring that stopped."""
+
+
 class StoreError(WeightedStreamError, OSError):
     """A store that cannot be opened, read or written."""
 

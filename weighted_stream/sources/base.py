@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
 from weighted_stream.errors import SourceError
+from weighted_stream.sources.parts import Part
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,24 @@ class Source(ABC):
     def iterable(self) -> bool:
         """Whether the dataset is read in order rather than by index."""
         return isinstance(self.dataset, IterableDataset)
+
+    def parts(self, shuffle_seed: int | None = None) -> Iterator[Part]:
+        """The dataset in parts, as nearly as can be told in the order in which a trainer comes to need them.
+
+        Called in a process of its own, after `set_epoch`. Reading a part takes nothing from the trainer's own reading.
+
+        Args:
+            shuffle_seed: of the loader's generator for this epoch, if the loader shuffles a map-style dataset.
+
+        Raises:
+            SourceError: if the dataset cannot be read apart from the trainer.
+        """
+        raise SourceError(
+            f"Nobody can read this {type(self.dataset).__name__} ahead of the trainer.",
+            found="an iterable dataset of unknown parts",
+            expected="MosaicML shards, a WebDataset, Parquet files or a map-style dataset",
+            do="score the files first (weighted-stream score) and use the stored scores: Similarity() without a target",
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the dataset which epoch begins; workers must see it too. Default: nothing to tell."""

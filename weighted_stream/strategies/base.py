@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from weighted_stream.errors import LossError
+from weighted_stream.scoring.base import ScoringPlan
 from weighted_stream.signals import Signals
 
 
@@ -23,6 +24,7 @@ class Strategy(ABC):
         bound: the largest weight the method's theory allows, or None. Passing it warns once.
         constant: whether equal weights are what the strategy is for, so that nobody need be told of them.
         remembers: whether the store keeps the weights; not if they come from there.
+        scoring: what the stream shall score ahead of the trainer for this strategy, or None.
 
     Example:
         >>> class HalfTheBatch(Strategy):
@@ -37,6 +39,7 @@ class Strategy(ABC):
     bound: float | None = None
     constant: bool = False
     remembers: bool = True
+    scoring: ScoringPlan | None = None
 
     @abstractmethod
     def weights(self, signals: Signals) -> Tensor:
@@ -66,7 +69,7 @@ class Strategy(ABC):
         return Product(self, other) if isinstance(other, Strategy) else NotImplemented
 
     def __repr__(self) -> str:
-        traits = ("joint", "bound", "constant", "remembers")
+        traits = ("joint", "bound", "constant", "remembers", "scoring")
         options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k[0] != "_" and k not in traits)
         return f"{type(self).__name__}({options})"
 

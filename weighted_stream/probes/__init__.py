@@ -1,0 +1,1 @@
+"""What a model shows without being changed: hooks on it."""
