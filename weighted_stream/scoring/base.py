@@ -50,8 +50,17 @@ class Scorer(ABC):
             ScoringError: if a sample lacks its text, or the encoder gives no unit vectors.
         """
 
-    def learn(self, batches: Iterable[Sequence[Any]]) -> None:
-        """The first pass over the corpus, for scorers that need one (document frequencies)."""
+    def learn(self, sweep: Callable[[], Iterable[Sequence[Any]]]) -> None:
+        """See the whole corpus before the first `score`; called once, and only if `first_pass` says so.
+
+        What it learns must not depend on the order of the samples, so that a scorer started again gives the same
+        scores.
+
+        Args:
+            sweep: begins a pass over the corpus, in batches of samples. It may be called more than once (a mean over
+                the corpus of what needs document frequencies takes two passes), and each pass has to be finished
+                before the next begins.
+        """
 
 
 @dataclass(frozen=True)
