@@ -15,15 +15,11 @@ WEIGHTED_STREAM_DATA.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import os
 import random
 import statistics
-import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,25 +30,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import LEFT_OUT, machine, save, table
+from benchmarks.harness import machine, save, table
+from benchmarks.mixtures import STANDARD, add_data_argument, leave_out_without, pieces, texts
 from weighted_stream import LinUpper, Shuffled, Signals, Strategy, Uniform, WeightedStream
 from weighted_stream.demo.model import GPT, GPTConfig
 from weighted_stream.demo.tokenizer import BPE
 from weighted_stream.demo.train import endless, train
 
 DIVERSE = {
-    "gsm8k": 125,
-    "wikitext2_valid_test": 125,
-    "us_speeches": 125,
-    "movie_reviews": 125,
-    "redpajama_c4": 125,
-    "redpajama_stackexchange": 125,
-    "mbpp+redpajama_github": 70,
+    name: share
+    for name, share in STANDARD.items()
+    if name not in ("genesis_multilingual", "tinyshakespeare", "garbage")
 }
 """The diverse half: files and their shares."""
 
 HELD_OUT = ("gsm8k", "wikitext2_valid_test", "redpajama_stackexchange", "redpajama_c4")
-REPEATED, TEXT, BATCH, CONTEXT = 64, 420, 64, 64
+REPEATED, BATCH, CONTEXT = 64, 64, 64
 R = 0.4
 
 
@@ -74,21 +67,6 @@ class Stream:
     rows: Tensor
     first: Tensor
     held_out: dict[str, Tensor]
-
-
-def texts(folder: Path, name: str, split: str) -> Iterator[str]:
-    for part in name.split("+"):
-        with gzip.open(folder / f"{part}.jsonl.gz", "rt", encoding="utf-8") as file:
-            for line in file:
-                row = json.loads(line)
-                if row["split"] == split:
-                    yield row["text"]
-
-
-def pieces(whole: Iterable[str]) -> list[str]:
-    """Pieces of 200 to 420 characters, none twice."""
-    cut = (text[start : start + TEXT].strip() for text in whole for start in range(0, len(text), TEXT))
-    return list(dict.fromkeys(piece for piece in cut if len(piece) >= 200))
 
 
 @lru_cache(maxsize=1)
@@ -175,23 +153,14 @@ def report(results: list[dict[str, Any]], repeats: float) -> tuple[str, list[dic
 
 
 def main(argv: list[str] | None = None) -> None:
-    default = Path(__file__).parents[2] / "shared" / "data"
     parser = argparse.ArgumentParser(prog="python -m benchmarks.redundant_stream")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("WEIGHTED_STREAM_DATA", default)))
+    add_data_argument(parser)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100, help="stream of steps * 64 texts, one epoch")
     parser.add_argument("--rate", type=float, default=1.5e-2, help="peak learning rate")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args(argv)
-    missing = [n for name in DIVERSE for n in name.split("+") if not (options.data / f"{n}.jsonl.gz").is_file()]
-    if missing:
-        print(
-            "redundant_stream: left out, the data sets are not here.\n"
-            f"  found:    no {', '.join(missing)} (.jsonl.gz) in {options.data}\n"
-            "  expected: the folder of the real data sets\n"
-            "  to do:    set WEIGHTED_STREAM_DATA or --data to it"
-        )
-        sys.exit(LEFT_OUT)
+    leave_out_without(options.data, DIVERSE, "redundant_stream")
     print(machine())
     redundant = [
         "uniform",
