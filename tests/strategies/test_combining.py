@@ -127,7 +127,7 @@ def test_product_flattens_and_refuses_others() -> None:
 def test_wrappers_let_the_inner_strategy_learn(wrap) -> None:
     inner = LinUpper(window="running")
     wrap(inner).observe(signals(torch.rand(40)))
-    assert inner._seen == 40
+    assert inner._latest.seen == 40
 
 
 def test_every_name_makes_its_strategy() -> None:

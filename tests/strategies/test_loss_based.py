@@ -26,6 +26,7 @@ from weighted_stream.strategies.extremes import extremes
 from weighted_stream.strategies.lin_upper import lin_upper
 from weighted_stream.strategies.quadratic import quadratic
 from weighted_stream.strategies.small_loss import small_loss
+from weighted_stream.strategies.temperature import effective_share
 
 RANGED = {"lin_upper": (lin_upper, LinUpper), "quadratic": (quadratic, Quadratic), "extremes": (extremes, Extremes)}
 losses_lists = st.lists(st.floats(0, 100, width=32), min_size=1, max_size=40)
@@ -194,8 +195,8 @@ def test_running_window_leaves_out_what_is_not_finite() -> None:
     stream = WeightedStream(list(range(80)), strategy)
     for _, weight in stream.loader(batch_size=8):
         weight.resolve(torch.tensor([math.nan, math.inf, 1.0, 2.0] * 2))
-    assert strategy._seen == 40
-    assert torch.isfinite(strategy._latest()).all()
+    assert strategy._latest.seen == 40
+    assert torch.isfinite(strategy._latest.values()).all()
 
 
 @pytest.mark.parametrize("kind", [LinUpper, Quadratic, Extremes])
@@ -214,6 +215,9 @@ def test_running_window_leaves_out_what_is_not_finite() -> None:
         {"quantile": 0.5},
         {"quantile": 0},
         {"memory": 3},
+        {"ess": 0},
+        {"ess": 1.0},
+        {"ess": math.nan},
     ],
 )
 def test_impossible_options(kind: type[Strategy], options: dict) -> None:
@@ -230,3 +234,72 @@ def test_unknown_options_are_refused(kind: type[Strategy]) -> None:
         kind(delta=1.0)
     with pytest.raises(StrategyError):
         kind(r=0)
+
+
+ALL = [LinUpper, Quadratic, Extremes, Dro, SmallLoss]
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("ess", [0.6, 0.7, 0.95])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_ess_gives_the_share_of_the_batch_whatever_the_scale(kind: type[Strategy], ess: float, scale: float) -> None:
+    losses = torch.rand(64, generator=torch.Generator().manual_seed(5)) * scale
+    weights = kind(ess=ess).weights(signals(losses))
+    assert effective_share(weights).item() == pytest.approx(ess, abs=1e-3)
+    assert weights.mean().item() == pytest.approx(1, abs=1e-4)
+    scores = kind(ess=ess).scores(losses, losses.min().item(), losses.max().item())  # type: ignore[attr-defined]
+    assert (weights[scores.argsort()].diff() >= -1e-6).all()
+
+
+def test_ess_of_lin_upper_ends_at_the_share_of_the_upper_half() -> None:
+    """Three of four losses above the middle of the range weigh the same: their share is the least there is."""
+    weights = LinUpper(ess=0.5).weights(signals(torch.tensor([0.0, 3.0, 4.0, 5.0])))
+    torch.testing.assert_close(weights, torch.tensor([0, 4 / 3, 4 / 3, 4 / 3]))
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_ess_of_equal_losses_and_of_one_sample_is_uniform(kind: type[Strategy]) -> None:
+    torch.testing.assert_close(kind(ess=0.3).weights(signals(torch.full((7,), 2.5))), torch.ones(7))
+    torch.testing.assert_close(kind(ess=0.3).weights(signals(torch.tensor([3.0]))), torch.ones(1))
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_ess_over_the_running_window(kind: type[Strategy]) -> None:
+    torch.manual_seed(3)
+    strategy, seen = kind(ess=0.7, window="running", memory=256), []
+    for step in range(400):
+        weights = feed(strategy, torch.rand(4), step, {})
+        if step >= 64:
+            seen.append(weights)
+    weights = torch.cat(seen)
+    assert effective_share(weights).item() == pytest.approx(0.7, abs=0.03)
+    assert weights.mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_ess_over_the_running_window_weighs_parts_like_the_whole() -> None:
+    torch.manual_seed(4)
+    whole, parts = LinUpper(ess=0.7, window="running", memory=50), LinUpper(ess=0.7, window="running", memory=50)
+    for step in range(20):
+        losses, scratch = torch.rand(8), {}
+        got = torch.cat([feed(parts, part, step, scratch) for part in losses.split(3)])
+        torch.testing.assert_close(got, feed(whole, losses, step, {}), rtol=0, atol=0)
+
+
+def test_warm_up_comes_before_ess() -> None:
+    strategy = LinUpper(ess=0.6, warmup_steps=2)
+    losses = torch.rand(64)
+    assert [effective_share(strategy.weights(signals(losses, step))).item() > 0.99 for step in range(4)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_r_and_ess_exclude_each_other(kind: type[Strategy]) -> None:
+    assert (kind().r, kind().ess) == (1.0, None)
+    assert (kind(ess=0.7).r, kind(ess=0.7).ess) == (None, 0.7)
+    assert "r=None, ess=0.7" in repr(kind(ess=0.7))
+    with pytest.raises(StrategyError, match=r"r=1\.0 and ess=0\.7"):
+        kind(r=1.0, ess=0.7)

@@ -36,7 +36,7 @@ class Dro(LossStrategy):
 
     Example:
         >>> Dro(r=2.0)
-        Dro(r=2.0, warmup_steps=0, window='batch', memory=1024)
+        Dro(r=2.0, ess=None, warmup_steps=0, window='batch', memory=1024)
     """
 
     def scores(self, losses: Tensor, low: Scalar, high: Scalar) -> Tensor:

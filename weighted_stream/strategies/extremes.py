@@ -41,7 +41,7 @@ class Extremes(RangeStrategy):
 
     Example:
         >>> Extremes(r=0.4)
-        Extremes(r=0.4, warmup_steps=0, window='batch', memory=1024, delta=1.0, quantile=None)
+        Extremes(r=0.4, ess=None, warmup_steps=0, window='batch', memory=1024, delta=1.0, quantile=None)
     """
 
     def scores(self, losses: Tensor, low: Scalar, high: Scalar) -> Tensor:

@@ -54,7 +54,7 @@ def relative_loss(losses: Tensor, low: Scalar, high: Scalar, delta: float = 1.0)
     return (losses - (high + low) / 2).mul_(2 * delta / width)
 
 
-def gibbs(scores: Tensor, r: float) -> Tensor:
+def gibbs(scores: Tensor, r: Scalar) -> Tensor:
     """Mean-1 Gibbs weights ``M * softmax(scores / r)``; (M,) float32.
 
     Args:
@@ -66,10 +66,12 @@ def gibbs(scores: Tensor, r: float) -> Tensor:
         >>> gibbs(torch.tensor([0.0, 0.5, 1.0, 1.0]), r=1.0)
         tensor([0.4947, 0.8157, 1.3448, 1.3448])
     """
+    if isinstance(r, Tensor):  # a temperature that was found may be tiny beside the scores
+        return torch.softmax((scores - scores.amax()).div_(r), 0).mul_(scalar(scores.numel()))
     return torch.softmax(scores / scalar(r), 0).mul_(scalar(scores.numel()))
 
 
-def gibbs_against(scores: Tensor, reference: Tensor, r: float) -> Tensor:
+def gibbs_against(scores: Tensor, reference: Tensor, r: Scalar) -> Tensor:
     """Gibbs weights of each sample by itself, normalised over a reference window [ours].
 
     Args:

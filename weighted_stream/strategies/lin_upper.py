@@ -43,7 +43,7 @@ class LinUpper(RangeStrategy):
 
     Example:
         >>> LinUpper(r=0.4)
-        LinUpper(r=0.4, warmup_steps=0, window='batch', memory=1024, delta=1.0, quantile=None)
+        LinUpper(r=0.4, ess=None, warmup_steps=0, window='batch', memory=1024, delta=1.0, quantile=None)
     """
 
     def scores(self, losses: Tensor, low: Scalar, high: Scalar) -> Tensor:

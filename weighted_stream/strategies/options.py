@@ -48,3 +48,18 @@ def check_choice(method: str, option: str, value: T, choices: tuple[T, ...]) -> 
     if value not in choices:
         raise _wrong(method, option, value, "one of " + ", ".join(map(repr, choices)))
     return value
+
+
+def check_either(method: str, temperature: str, value: Any, share: str, size: Any) -> tuple[float | None, float | None]:
+    """A temperature above 0, or an effective sample size between 0 and 1 that it is found by, or neither."""
+    if value is not None and size is not None:
+        raise StrategyError(
+            f"{method} takes a temperature, or finds it.",
+            found=f"{temperature}={value!r} and {share}={size!r}",
+            expected=f"{temperature} or {share}",
+            do=f"leave out one of them; {share} carries over between data and batch sizes",
+        )
+    return (
+        None if value is None else check_number(method, temperature, value, above=0),
+        None if size is None else check_number(method, share, size, above=0, below=1),
+    )

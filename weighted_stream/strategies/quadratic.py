@@ -42,7 +42,7 @@ class Quadratic(RangeStrategy):
 
     Example:
         >>> Quadratic(r=0.4)
-        Quadratic(r=0.4, warmup_steps=0, window='batch', memory=1024, delta=1.0, quantile=None)
+        Quadratic(r=0.4, ess=None, warmup_steps=0, window='batch', memory=1024, delta=1.0, quantile=None)
     """
 
     def scores(self, losses: Tensor, low: Scalar, high: Scalar) -> Tensor:

@@ -35,7 +35,7 @@ class SmallLoss(LossStrategy):
 
     Example:
         >>> SmallLoss(r=2.0)
-        SmallLoss(r=2.0, warmup_steps=0, window='batch', memory=1024)
+        SmallLoss(r=2.0, ess=None, warmup_steps=0, window='batch', memory=1024)
     """
 
     def scores(self, losses: Tensor, low: Scalar, high: Scalar) -> Tensor:
