@@ -87,7 +87,7 @@ class Feedback:
         self._check_process()
         with self._threads:
             kept = batch.kept(positions)
-            return self._ask(self._signals(batch, batch.ids_at(positions), None)) if kept is None else kept
+            return self._ask(self._signals(batch, positions, None)) if kept is None else kept
 
     def _resolve(
         self, batch: Batch, positions: Positions, ids: NDArray[np.int64], losses: Tensor
@@ -106,18 +106,20 @@ class Feedback:
         if batch.step is None:
             batch.step, self.step = self.step, self.step + 1
         if finite is None:
-            signals = self._signals(batch, ids, values)
+            signals = self._signals(batch, positions, values)
             weights = self._ask(signals)
         else:
-            signals = self._signals(batch, ids[finite.numpy(force=True)], values[finite])
+            places = np.arange(len(batch.ids)) if positions is None else positions
+            signals = self._signals(batch, places[finite.numpy(force=True)], values[finite], asked=places)
             weights = torch.zeros_like(values)
             weights[finite] = self._ask(signals)
         self._count(batch, positions, ids, host, weights, signals)
         batch.keep(positions, weights)
         return weights, finite
 
-    def _signals(self, batch: Batch, ids: NDArray[np.int64], losses: Tensor | None) -> Signals:
-        return Signals(ids, self.step if batch.step is None else batch.step, losses, self.store.get, batch.scratch)
+    def _signals(self, batch: Batch, places: Positions, losses: Tensor | None, asked: Positions = None) -> Signals:
+        step = self.step if batch.step is None else batch.step
+        return Signals(batch.ids_at(places), step, losses, self.store.get, batch.scratch, places, asked)
 
     def _ask(self, signals: Signals) -> Tensor:
         """The strategy's weights, checked."""
@@ -161,7 +163,8 @@ class Feedback:
             which = torch.from_numpy(new)
             ids, losses, weights = ids[new], losses[which], weights[which.to(weights.device)]
             learned = torch.isfinite(losses)
-            signals = self._signals(batch, ids[learned.numpy()], losses[learned].to(signals.device))
+            places = (new if positions is None else positions[new])[learned.numpy()]
+            signals = self._signals(batch, places, losses[learned].to(signals.device))
         step = signals.step
         remembered = (weights if weights.is_cpu else weights.cpu()).numpy() if self.strategy.remembers else None
         self.store.record(ids, losses.numpy(), remembered, step=step)

@@ -27,6 +27,9 @@ class Signals:
             own tensor). None at hand-over time, when only the store can speak.
         records: looks ids up in the store; prefer `history`.
         scratch: lives as long as the batch and is shared by its parts: whatever must be the same for all of them.
+        places: where in their batch these samples stand, (B,) int64; None: all of it, in order.
+        asked: where the samples stand whose weights the trainer asked for, in its order; more than ``places`` if some
+            losses were not finite. None: the same as ``places``.
     """
 
     ids: NDArray[np.int64]
@@ -34,6 +37,8 @@ class Signals:
     loss: Tensor | None
     records: Callable[[NDArray[np.int64]], Records]
     scratch: dict[Any, Any] = field(default_factory=dict)
+    places: NDArray[np.int64] | None = None
+    asked: NDArray[np.int64] | None = None
     _known: Records | None = None
 
     def __len__(self) -> int:
