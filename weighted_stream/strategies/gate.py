@@ -65,13 +65,13 @@ class RunningMean:
         self.memory = memory
         self.seen = 0
         self.value: Tensor | None = None
-        """A tensor of shape (), float32; None before the first scores."""
+        """A tensor of shape (), or (d,) for vectors, float32; None before the first scores."""
 
     def update(self, scores: Tensor) -> None:
-        """Take in more scores: (n,) float32, finite."""
+        """Take in more scores, (n,), or vectors, (n, d): float32, finite."""
         if not len(scores):
             return
         self.seen += len(scores)
-        latest = scores.detach().mean()
+        latest = scores.detach().mean(0)
         share = len(scores) / max(len(scores), min(self.seen, self.memory))
         self.value = latest if self.value is None else torch.lerp(self.value, latest, share)
