@@ -1,4 +1,4 @@
-"""The manifest of a store: its format, and the fingerprint of the dataset its ids belong to."""
+"""The manifest of a store: its format, the dataset its ids belong to, and what its scores are scores of."""
 
 from __future__ import annotations
 
@@ -35,9 +35,26 @@ class Fingerprint(Protocol):
         ...
 
 
+class Identity(Protocol):
+    """What a store needs to know of the scores in it: a `ScoreIdentity` is one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        ...
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], /) -> Self:
+        """The inverse of `to_json`."""
+        ...
+
+    def conflict(self, other: Self, /) -> str | None:
+        """Why the other scores cannot stand beside these, or None if they can."""
+        ...
+
+
 def begin(place: Place) -> None:
     """Write the manifest of a new store, of no dataset yet."""
-    _write(place, None)
+    place.write_manifest({"format": _FORMAT, "version": FORMAT_VERSION, "fingerprint": None})
 
 
 def check(place: Place) -> None:
@@ -56,10 +73,11 @@ def bind(place: Place, fingerprint: Fingerprint, *, write: bool) -> None:
     Raises:
         StoreMismatchError: if it holds another one.
     """
-    known = _read(place)["fingerprint"]
+    manifest = _read(place)
+    known = manifest["fingerprint"]
     if known is None:
         if write:
-            _write(place, fingerprint.to_json())
+            place.write_manifest({**manifest, "fingerprint": fingerprint.to_json()})
         return
     try:
         stored = type(fingerprint).from_json(known)
@@ -70,11 +88,33 @@ def bind(place: Place, fingerprint: Fingerprint, *, write: bool) -> None:
         raise _mismatch(reason, known, fingerprint)
     merged = stored.merged(fingerprint).to_json()
     if write and merged != known:
-        _write(place, merged)
+        place.write_manifest({**manifest, "fingerprint": merged})
 
 
-def _write(place: Place, fingerprint: dict[str, Any] | None) -> None:
-    place.write_manifest({"format": _FORMAT, "version": FORMAT_VERSION, "fingerprint": fingerprint})
+def bind_scores(place: Place, identity: Identity, *, scored: int) -> None:
+    """Check that the scores of ``identity`` may stand beside those of the store, and remember whose they are.
+
+    Args:
+        scored: how many samples of the store have a score.
+
+    Raises:
+        StoreMismatchError: if the store holds other scores, or some of unknown origin.
+    """
+    manifest = _read(place)
+    # Optional, and later than version 1: a store without scores lacks it.
+    known = manifest.get("scores")
+    if known is None and scored:
+        raise _other_scores("nobody knows whose", f"samples with a score: {scored:,}, of unknown origin", identity)
+    if known is not None:
+        try:
+            reason = type(identity).from_json(known).conflict(identity)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        if reason is None:
+            return
+        if scored:
+            raise _other_scores(reason, f"samples with a score: {scored:,}, by {_named(known)}", identity)
+    place.write_manifest({**manifest, "scores": identity.to_json()})
 
 
 def _read(place: Place) -> dict[str, Any]:
@@ -103,6 +143,21 @@ def _mismatch(reason: str, known: dict[str, Any], given: Fingerprint) -> StoreMi
         expected=f"the dataset {_short(known)}",
         do="give each dataset a store of its own (another path)",
     )
+
+
+def _other_scores(reason: str, found: str, identity: Identity) -> StoreMismatchError:
+    return StoreMismatchError(
+        f"This store holds other scores: {reason}.",
+        found=found,
+        expected=f"none, or those by {_named(identity.to_json())}",
+        do="give these scores a store of their own (another path), or use the stored ones: Similarity() without target",
+    )
+
+
+def _named(scores: Any) -> str:
+    # Hundreds of numbers tell a reader nothing.
+    named = isinstance(scores, dict)
+    return _short({key: value for key, value in scores.items() if key != "centroid"} if named else scores)
 
 
 def _short(value: Any) -> str:

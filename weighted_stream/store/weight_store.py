@@ -19,7 +19,7 @@ from weighted_stream.store import inputs, manifest, refusals
 from weighted_stream.store.behind import Behind, check_call
 from weighted_stream.store.dense import PIECE
 from weighted_stream.store.folder import Folder
-from weighted_stream.store.manifest import Fingerprint
+from weighted_stream.store.manifest import Fingerprint, Identity
 from weighted_stream.store.opening import lock, open_regions
 from weighted_stream.store.pieces import even
 from weighted_stream.store.place import Place
@@ -95,6 +95,31 @@ class WeightStore:
         """
         self._check_open()
         manifest.bind(self._place, fingerprint, write=self._writes())
+
+    def bind_scores(self, identity: Identity) -> None:
+        """Check that scores of ``identity`` may be written here beside those there are, and remember whose they are.
+
+        For whoever writes ``update(ids, similarity=...)``: scores of two target sets or encoders cannot be compared.
+
+        Args:
+            identity: a `ScoreIdentity`: encoder, target set and method of the scores to come.
+
+        Raises:
+            StoreMismatchError: if the store holds scores of another identity, or of none that is known.
+            StoreError: if it is closed or was opened for reading.
+
+        Example:
+            >>> from weighted_stream.scoring.identity import ScoreIdentity
+            >>> with WeightStore() as store:
+            ...     store.bind_scores(ScoreIdentity("mini", "c0ffee", "mean"))
+            ...     store.update([3], similarity=[0.5])
+            ...     store.bind_scores(ScoreIdentity("mini", "decaf", "mean"))
+            Traceback (most recent call last):
+            weighted_stream.errors.StoreMismatchError: This store holds other scores: target 'decaf' instead of 'c0ffee'.
+            ...
+        """
+        self._check_writes()
+        manifest.bind_scores(self._place, identity, scored=self._regions.header.tally.scored)
 
     @property
     def path(self) -> Path | None:
