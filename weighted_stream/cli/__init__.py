@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from weighted_stream._version import __version__
-from weighted_stream.cli import demo
+from weighted_stream.cli import convert, demo
 from weighted_stream.errors import WeightedStreamError
 
 
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    convert.add_command(commands)
     demo.add_command(commands)
     arguments = parser.parse_args(argv)
     try:

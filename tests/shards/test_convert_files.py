@@ -1,0 +1,271 @@
+"""Conversion: the same samples and ids come out of every format, whatever they were converted from."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weighted_stream import ParquetDataset, SampleIdError, SourceError
+from weighted_stream.shards.convert import RECEIPT, Converted, convert, receipt
+from weighted_stream.shards.mds import open_mds
+from weighted_stream.shards.webdataset import as_row, open_webdataset
+from weighted_stream.shards.writing import FORMATS, ShardSize
+from weighted_stream.sources import source_for
+from weighted_stream.sources.ids import check_id, shard_id
+
+pytestmark = [
+    # webdataset leaves closing its tar files to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "uid": f"doc/{i}.x",
+        "text": f"text {i} ä\n\t\x00",
+        "n": i - 3,
+        "score": i / 3 if i % 4 else float(i),
+        "good": i % 2 == 0,
+        "tags": ["a", "b"][: i % 3],
+        "meta": {"lang": "en", "deep": {"x": [i]}},
+        "maybe": None if i % 5 == 0 else f"m{i}",
+    }
+    for i in range(30)
+]
+
+
+@pytest.fixture(params=sorted(FORMATS))
+def kind(request: pytest.FixtureRequest) -> str:
+    if request.param in ("mds", "webdataset"):
+        pytest.importorskip({"mds": "streaming", "webdataset": "webdataset"}[request.param])
+    return str(request.param)
+
+
+def read(folder: Path, kind: str, id_fn: str | Callable[[Any], int | str] | None) -> list[tuple[int, dict[str, Any]]]:
+    """(id, row) of all samples in a folder, by our sources."""
+    if kind == "mds":
+        data: Any = open_mds(folder, shuffle=False, batch_size=1)
+    elif kind == "webdataset":
+        data = open_webdataset(sorted(folder.glob("*.tar")), shardshuffle=False).map(as_row)
+    else:
+        data = ParquetDataset(folder)
+    # webdataset's map adds the key to what a function returns.
+    return [(id_, {k: v for k, v in row.items() if k != "__key__"}) for id_, row in source_for(data, id_fn).dataset]
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return path
+
+
+def test_json_lines_keep_values_and_ids(tmp_path: Path, kind: str) -> None:
+    source = jsonl(tmp_path / "a.jsonl", ROWS)
+    done = convert(source, tmp_path / "out", kind, id="uid", text="text", size=ShardSize(8, None))
+    assert (done.samples, done.shards, done.id, done.made_ids) == (30, 4, "uid", False)
+    found = read(tmp_path / "out", kind, "uid")
+    assert [row for _, row in found] == ROWS
+    assert [id_ for id_, _ in found] == [check_id(row["uid"], "") for row in ROWS]
+    assert receipt(tmp_path / "out") == done
+
+
+values = {
+    "text": st.text(st.characters(exclude_categories=["Cs"])),
+    "int": st.integers(-(2**63), 2**63 - 1),
+    "float": st.floats(allow_nan=False),
+    "bool": st.booleans(),
+    "list": st.lists(st.integers(0, 9), max_size=3),
+    "dict": st.fixed_dictionaries({"a": st.integers(0, 9), "b": st.text("ä\n", max_size=2)}),
+}
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[dict[str, Any]]:
+    columns = draw(st.lists(st.sampled_from(sorted(values)), min_size=1, unique=True))
+    nullable = draw(st.sets(st.sampled_from(columns)))
+    drawn = {c: st.none() | values[c] if c in nullable else values[c] for c in columns}
+    rows = draw(st.lists(st.fixed_dictionaries(drawn), min_size=1, max_size=9))
+    return [{"id": i, **row} for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+@settings(max_examples=25)
+@given(rows=tables(), samples=st.integers(1, 4))
+def test_any_rows(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, rows: list[dict[str, Any]], samples: int
+) -> None:
+    pytest.importorskip("webdataset")
+    folder = tmp_path_factory.mktemp("any")
+    convert(jsonl(folder / "a.jsonl", rows), folder / "out", kind, size=ShardSize(samples, None))
+    found = read(folder / "out", kind, "id")
+    assert [row for _, row in found] == rows
+    assert [id_ for id_, _ in found] == list(range(len(rows)))
+    assert len(list((folder / "out").glob("0*"))) == -(-len(rows) // samples)
+
+
+@settings(max_examples=4)
+@given(rows=tables())
+def test_any_rows_in_mds(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
+    pytest.importorskip("streaming")
+    folder = tmp_path_factory.mktemp("any")
+    convert(jsonl(folder / "a.jsonl", rows), folder / "out", "mds", size=ShardSize(3, None))
+    assert read(folder / "out", "mds", "id") == list(enumerate(rows))
+
+
+def test_parquet_rows_and_the_ids_they_had(tmp_path: Path, kind: str) -> None:
+    rows = [{"text": f"t{i}", "raw": bytes([i, 0, 255]), "small": i} for i in range(20)]
+    schema = pa.schema([("text", pa.large_string()), ("raw", pa.binary()), ("small", pa.int8())])
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name, start in (("a.parquet", 0), ("sub/b.parquet", 12)):
+        some = rows[start : start + 12 if start == 0 else 20]
+        pq.write_table(pa.Table.from_pylist(some, schema=schema), tmp_path / "in" / name)
+    before = {row["text"]: id_ for id_, row in source_for(ParquetDataset(tmp_path / "in")).dataset}
+    done = convert(tmp_path / "in", tmp_path / "out", kind, size=ShardSize(7, None))
+    assert (done.id, done.made_ids, done.shards) == ("id", True, 3)
+    found = read(tmp_path / "out", kind, "id")
+    assert [{k: row[k] for k in ("text", "raw", "small")} for _, row in found] == rows
+    assert {row["text"]: id_ for id_, row in found} == before
+
+
+def test_a_hugging_face_folder(tmp_path: Path, kind: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"text": [f"t{i}" for i in range(600)], "label": list(range(600))})
+    data.shuffle(seed=0).save_to_disk(tmp_path / "in")
+    convert(tmp_path / "in", tmp_path / "out", kind, size=ShardSize(250, None))
+    saved = source_for(datasets.load_from_disk(str(tmp_path / "in"))).dataset
+    assert [(i, row["text"]) for i, row in read(tmp_path / "out", kind, "id")] == [
+        (id_, row["text"]) for id_, row in (saved[i] for i in range(600))
+    ]
+    datasets.DatasetDict(a=data).save_to_disk(tmp_path / "dict")
+    with pytest.raises(SourceError, match=r"splits \['a'\]"):
+        convert(tmp_path / "dict", tmp_path / "out2", kind)
+
+
+def test_plain_text(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b.txt").write_text("one\n\n  \ntwo ä\r\nthree", encoding="utf-8")
+    (tmp_path / "in" / "a.txt").write_text("first\nfile\n")
+    (tmp_path / "in" / "_notes.txt").write_text("not data")
+    convert(tmp_path / "in", tmp_path / "lines", "parquet")
+    rows = [row for _, row in read(tmp_path / "lines", "parquet", "id")]
+    assert [row["text"] for row in rows] == ["first", "file", "one", "two ä", "three"]
+    assert [row["id"] for row in rows][2:] == [shard_id("b.txt", i) for i in range(3)]
+    convert(tmp_path / "in", tmp_path / "files", "parquet", per="file")
+    assert [row["text"] for _, row in read(tmp_path / "files", "parquet", "id")] == [
+        "first\nfile\n",
+        "one\n\n  \ntwo ä\r\nthree",
+    ]
+
+
+def test_shards_of_a_size_in_bytes(tmp_path: Path, kind: str) -> None:
+    rows = [{"id": i, "text": "x" * 100} for i in range(50)]
+    done = convert(jsonl(tmp_path / "a.jsonl.gz", rows), tmp_path / "out", kind, size=ShardSize(None, 1080))
+    assert done.shards == 5  # ten samples of 108 bytes each
+    assert [row for _, row in read(tmp_path / "out", kind, "id")] == rows
+
+
+def test_types_are_found_by_reading_on(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"n": None} for _ in range(300)]  # more than a block
+    rows += [{"n": 1, "late": [1]}, {"n": 2.5}]
+    done = convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path / "out", "parquet")
+    assert done.columns == {"id": "int64", "n": "double", "late": "list<item: int64>"}
+    found = [row for _, row in read(tmp_path / "out", "parquet", "id")]
+    assert found[299:] == [
+        {"id": shard_id("a.jsonl", 299), "n": None, "late": None},
+        {"id": shard_id("a.jsonl", 300), "n": 1.0, "late": [1]},
+        {"id": shard_id("a.jsonl", 301), "n": 2.5, "late": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"a": 1}, {"a": "x"}], "column 'a'"),
+        ([{"a": 1}] * 256 + [{"a": "x"}], "string after int64, in a.jsonl, samples 256 to 256"),
+        ([{"a": 2**70}], "too large"),
+        ([{"a": "\ud800"}], "surrogates"),
+        ([{"id": None}], "in sample 0 of a.jsonl"),
+        ([{"id": 1}, {"id": -7}], "-7 (int), in sample 1 of a.jsonl"),
+        ([{"id": 1.5}], "1.5 (float)"),
+        ([], "no samples"),
+        ([{"d": {}}], "Parquet cannot hold"),
+    ],
+)
+def test_samples_that_cannot_be_stored(tmp_path: Path, rows: list[dict[str, Any]], says: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises((SourceError, SampleIdError)) as error:
+        convert(path, tmp_path / "out", "parquet")
+    assert says in str(error.value)
+    assert error.value.do
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_what_only_parquet_can_hold(tmp_path: Path, kind: str) -> None:
+    import datetime
+
+    table = pa.table({"id": [1], "when": [datetime.datetime(2024, 1, 2)]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    if kind == "parquet":
+        convert(tmp_path / "a.parquet", tmp_path / "out", kind)
+        assert read(tmp_path / "out", kind, "id")[0][1]["when"] == datetime.datetime(2024, 1, 2)
+    else:
+        with pytest.raises(SourceError, match="cannot hold the column 'when'"):
+            convert(tmp_path / "a.parquet", tmp_path / "out", kind)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    good = jsonl(tmp_path / "a.jsonl", ROWS)
+    for options, says in (
+        ({"id": "nope"}, "no column 'nope'"),
+        ({"text": "nope"}, "no column 'nope'"),
+        ({"text": "n"}, "holds no text"),
+    ):
+        with pytest.raises(SourceError, match=says):
+            convert(good, tmp_path / "out", "parquet", **options)  # type: ignore[arg-type]
+    with pytest.raises(SourceError, match="'csv'"):
+        convert(good, tmp_path / "out", "csv")
+    for name, content, says in (
+        ("b.jsonl", b'{"a": 1}\n[1]\n', "Line 2"),
+        ("c.jsonl", b'{"a": 1}\n{"a": ', "Line 2"),
+        ("d.txt", b"\xff\xfe", "UTF-8"),
+        ("e.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:20], "compressed"),
+        ("f.parquet", b"PAR1 no", "f.parquet"),
+        ("g.csv", b"a,b", "another kind"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(SourceError, match=says):
+            convert(tmp_path / name, tmp_path / "out", "parquet")
+    with pytest.raises(SourceError, match="does not exist"):
+        convert(tmp_path / "missing", tmp_path / "out", "parquet")
+    with pytest.raises(SourceError, match="several kinds"):
+        convert(tmp_path, tmp_path / "out", "parquet")
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    source, out = jsonl(tmp_path / "a.jsonl", ROWS), tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").touch()
+    for overwrite in (False, True):
+        with pytest.raises(SourceError, match="no conversion wrote"):
+            convert(source, out, "parquet", overwrite=overwrite)
+    (out / "thesis.tex").unlink()
+    first = convert(source, out, "parquet", size=ShardSize(3, None))
+    with pytest.raises(SourceError, match="earlier conversion"):
+        convert(source, out, "parquet")
+    second = convert(source, out, "parquet", overwrite=True)
+    assert (first.shards, second.shards) == (10, 1)
+    assert sorted(path.name for path in out.iterdir()) == ["00000.parquet", RECEIPT]
+    assert isinstance(receipt(out), Converted)

@@ -1,0 +1,1 @@
+"""Shards on disk: converting to them, scoring them, and what was scored."""

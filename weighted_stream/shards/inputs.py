@@ -1,0 +1,150 @@
+"""What can be converted: JSON lines, Parquet, plain text, Hugging Face folders."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import IO, Literal, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weighted_stream.errors import SourceError
+from weighted_stream.shards.blocks import ROWS, Block, Input, Row, in_blocks
+from weighted_stream.shards.huggingface import is_saved, open_saved
+from weighted_stream.sources.parquet_files import read_footers, unreadable
+
+Per: TypeAlias = Literal["line", "file"]
+
+ENDINGS = {
+    ".jsonl": "JSON lines",
+    ".jsonl.gz": "JSON lines",
+    ".ndjson": "JSON lines",
+    ".ndjson.gz": "JSON lines",
+    ".parquet": "Parquet",
+    ".txt": "plain text",
+}
+
+
+def open_input(path: str | PathLike[str], per: Per = "line") -> Input:
+    """The samples of a file, or of all files below a directory.
+
+    JSON lines (``.jsonl``, ``.jsonl.gz``, also ``.ndjson``): one object a line. Parquet: a row. Plain text (``.txt``,
+    UTF-8): a sample ``{"text": …}`` per line that is not blank, or per file. A directory written by
+    ``datasets.Dataset.save_to_disk``: a row. Of another directory, all files of one of these kinds, at any depth, in
+    the order of their names; names that begin with ``_`` or ``.`` are skipped.
+
+    Args:
+        path: the file or directory.
+        per: what a sample of plain text is.
+
+    Raises:
+        SourceError: if there is nothing of the kind, or of two kinds; while reading, for a line that is no JSON object,
+            text that is no UTF-8, or a damaged file.
+    """
+    path = Path(path)
+    if is_saved(path):
+        return open_saved(path)
+    files, kind = _find(path)
+    if kind == "Parquet":
+        found = read_footers(path, None)  # refuses files that differ in their schema
+        files = dict(zip(found.keys, map(Path, found.paths), strict=True))
+        return Input(lambda: _chain(files, _read_parquet), pq.read_schema(found.paths[0]).remove_metadata())
+    read = _read_json if kind == "JSON lines" else _read_lines if per == "line" else _read_text
+    return Input(lambda: _chain(files, lambda name, file: in_blocks(name, _read_or_raise(file, read))))
+
+
+def _find(path: Path) -> tuple[dict[str, Path], str]:
+    """The files by durable name, and their kind."""
+    files = {path.name: path} if path.is_file() else {}
+    if path.is_dir():
+        below = {file.relative_to(path): file for file in sorted(path.rglob("*")) if file.is_file()}
+        files = {key.as_posix(): f for key, f in below.items() if not any(part[0] in "._" for part in key.parts)}
+    kinds: dict[str, dict[str, Path]] = {}
+    for name, file in files.items():
+        kind = next((ENDINGS[e] for e in sorted(ENDINGS) if name.lower().endswith(e)), None)
+        if kind is not None:
+            kinds.setdefault(kind, {})[name] = file
+    if len(kinds) != 1:
+        raise SourceError(
+            "There is nothing to convert here." if not kinds else "There are samples of several kinds here.",
+            found=f"{path}, " + (" and ".join(sorted(kinds)) if kinds else _shown(path, len(files))),
+            expected="one kind of " + ", ".join(ENDINGS) + ", or a folder of Dataset.save_to_disk",
+            do="check the path" if not kinds else "name a file, or a folder with one kind of files",
+        )
+    kind, found = kinds.popitem()
+    return found, kind
+
+
+def _shown(path: Path, files: int) -> str:
+    if not path.exists():
+        return "which does not exist"
+    return f"a directory with {files} other files" if path.is_dir() else "a file of another kind"
+
+
+def _chain(files: dict[str, Path], read: Callable[[str, Path], Iterator[Block]]) -> Iterator[Block]:
+    for name, file in files.items():
+        yield from read(name, file)
+
+
+def _read_parquet(name: str, path: Path) -> Iterator[Block]:
+    start = 0
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(ROWS, use_threads=False):
+                yield Block(name, start, batch.to_pylist())
+                start += len(batch)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(str(path), error) from error
+
+
+def _read_or_raise(path: Path, read: Callable[[IO[str], Path], Iterator[Row]]) -> Iterator[Row]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+            yield from read(file, path)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise SourceError(
+            f"Cannot read {path}.",
+            found=f"{type(error).__name__}: {error}",
+            expected="a whole file of UTF-8 text" + (", compressed with gzip" if path.suffix == ".gz" else ""),
+            do="write or copy the file again",
+        ) from error
+
+
+def _read_json(file: IO[str], path: Path) -> Iterator[Row]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise _no_object(path, number, f"{error}: {line[:60]!r}") from error
+        if not isinstance(row, dict) or not row:
+            raise _no_object(path, number, repr(line[:60]))
+        yield row
+
+
+def _no_object(path: Path, line: int, found: str) -> SourceError:
+    return SourceError(
+        f"Line {line} of {path} is no sample.",
+        found=found,
+        expected='one JSON object per line, such as {"text": "..."}',
+        do="mend or remove the line",
+    )
+
+
+def _read_lines(file: IO[str], path: Path) -> Iterator[Row]:
+    for line in file:
+        text = line.rstrip("\r\n")
+        if text.strip():
+            yield {"text": text}
+
+
+def _read_text(file: IO[str], path: Path) -> Iterator[Row]:
+    text = file.read()
+    if text.strip():
+        yield {"text": text}
