@@ -8,6 +8,7 @@ import sys
 import weighted_stream
 
 NAMES = [
+    "Adapt",
     "Clip",
     "Dro",
     "Extremes",

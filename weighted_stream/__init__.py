@@ -20,6 +20,7 @@ from weighted_stream.sources.ids import content_id
 from weighted_stream.sources.parquet import ParquetDataset
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies import (
+    Adapt,
     Clip,
     Dro,
     Extremes,
@@ -38,6 +39,7 @@ from weighted_stream.stream import WeightedStream
 from weighted_stream.weight import Weight
 
 __all__ = [
+    "Adapt",
     "Clip",
     "Dro",
     "Extremes",

@@ -174,8 +174,8 @@ class Feedback:
         if step == CONSTANT_AFTER and not self.strategy.constant and self.store.stats()["weight_cv"] < 1e-3:
             self._warn(
                 "constant",
-                f"The weights of {self.strategy!r} have not varied in {CONSTANT_AFTER} batches: "
-                "this is uniform training, at another learning rate if they are not 1.",
+                f"The weights of {self.strategy!r} have not varied in {CONSTANT_AFTER} batches: this is uniform "
+                f"training, at another learning rate if they are not 1. {self.strategy.remedy}".rstrip(),
             )
 
     def _warn_of_ranks(self) -> None:

@@ -1,5 +1,6 @@
 """Strategies: signals in, weights out. One method a file, its formula first as a function on tensors."""
 
+from weighted_stream.strategies.adapt import Adapt
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.clip import Clip
 from weighted_stream.strategies.dro import Dro
@@ -14,6 +15,7 @@ from weighted_stream.strategies.small_loss import SmallLoss
 from weighted_stream.strategies.uniform import Uniform
 
 __all__ = [
+    "Adapt",
     "Clip",
     "Dro",
     "Extremes",

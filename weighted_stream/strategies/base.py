@@ -24,6 +24,7 @@ class Strategy(ABC):
         bound: the largest weight the method's theory allows, or None. Passing it warns once.
         constant: whether equal weights are what the strategy is for, so that nobody need be told of them.
         remembers: whether the store keeps the weights; not if they come from there.
+        remedy: what to change if the weights never vary; a sentence for the warning.
         scoring: what the stream shall score ahead of the trainer for this strategy, or None.
 
     Example:
@@ -39,6 +40,7 @@ class Strategy(ABC):
     bound: float | None = None
     constant: bool = False
     remembers: bool = True
+    remedy: str = ""
     scoring: ScoringPlan | None = None
 
     @abstractmethod

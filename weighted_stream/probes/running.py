@@ -1,0 +1,89 @@
+"""Running a model on the side: its mode, its gradients and all random states are afterwards as they were."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Forward = Callable[[nn.Module, Any], Any]
+"""Runs a model on one of its batches; what it returns is not looked at."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside `torch.compile`, DistributedDataParallel and DataParallel.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> unwrapped(torch.compile(nn.DataParallel(model))) is model
+        True
+    """
+    while True:
+        inner = model._modules.get("_orig_mod")
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def run(model: nn.Module, batch: Any) -> Any:
+    """The model on a batch as it takes it: a mapping as keywords, a tuple or list by position, else as it is.
+
+    Example:
+        >>> run(nn.Bilinear(2, 2, 1), (torch.zeros(3, 2), torch.zeros(3, 2))).shape
+        torch.Size([3, 1])
+    """
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+
+
+def on_device(batch: Any, model: nn.Module) -> Any:
+    """The batch with its tensors, also those in mappings, tuples and lists, where the model's first parameter is."""
+    device = next((p.device for p in model.parameters() if p.device.type != "meta"), None)
+    return batch if device is None else _moved(batch, device)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: _moved(part, device) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_moved(part, device) for part in value]
+    return value
+
+
+@contextmanager
+def aside(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside; all as before outside.
+
+    Restored: the training flag of every submodule by itself (some may be frozen in evaluation mode), and the random
+    states of torch on the host and on the model's GPUs, of numpy and of Python (a loader draws seeds from them).
+
+    Example:
+        >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+        >>> with aside(model):
+        ...     print(model.training, torch.is_grad_enabled())
+        False False
+        >>> [part.training for part in model]
+        [True, False]
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    gpus = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    python, legacy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(sorted(gpus)), torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training
+        random.setstate(python)
+        np.random.set_state(legacy)

@@ -1,0 +1,88 @@
+"""The target set as the model sees it: the mean vector of its samples, with the model's present parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weighted_stream.errors import StrategyError
+from weighted_stream.probes.hidden_states import HiddenStateProbe
+from weighted_stream.probes.running import Forward, aside, on_device, run
+
+
+def target_batches(target: Any) -> Iterable[Any]:
+    """A target that can be gone through again and again; what a one-shot iterator gives is kept in a list.
+
+    Raises:
+        StrategyError: if it is no iterable of batches, or empty.
+    """
+    found = ""
+    if isinstance(target, (Tensor, Mapping, str)):
+        found = f"a {type(target).__name__}, which is one batch or none"
+    elif not hasattr(target, "__iter__") and not hasattr(target, "__getitem__"):
+        found = f"a {type(target).__name__}"
+    if isinstance(target, Iterator):
+        target = list(target)
+    if isinstance(target, Sized) and not found and len(target) == 0:
+        found = "nothing in it"
+    if found:
+        raise _no_target(found)
+    batches: Iterable[Any] = target
+    return batches
+
+
+def centroid(probe: HiddenStateProbe, target: Iterable[Any], forward: Forward | None = None) -> Tensor:
+    """``c = mean_v phi(v)`` over the samples of the target, not renormalised; arXiv 2605.05227.
+
+    One pass, in evaluation mode, without gradients, under the autocast of the latest training forward; modes and
+    random states are afterwards as they were (`aside`).
+
+    Args:
+        probe: of the model.
+        target: batches as the model takes them; tensors are moved to the model's device.
+        forward: runs the model on such a batch; None: `run`.
+
+    Returns:
+        (H,) float32.
+
+    Raises:
+        StrategyError: if there is no batch, the hidden states cannot be seen, or they are not finite.
+    """
+    forward, model = forward or run, probe.model
+    total, count = torch.zeros(()), 0
+    autocast: Any = nullcontext()
+    if probe.autocast is not None:
+        device, dtype, enabled = probe.autocast
+        # Without its cache: what is cast without gradients must not be found by the next training forward.
+        autocast = torch.autocast(device, dtype, enabled, cache_enabled=False)
+    with aside(model), autocast:
+        for batch in target:
+            vectors = _vectors(probe, forward, on_device(batch, model))
+            total, count = vectors.sum(0) + total.to(vectors.device), count + len(vectors)
+    if not count:
+        raise _no_target("no batch in this pass")
+    if not total.isfinite().all():
+        raise StrategyError(
+            f"{type(model).__name__} gives hidden states of the target that are not finite.",
+            found="NaN or infinity",
+            expected="finite hidden states",
+            do="look at the target's batches (empty sequences?), and whether training has diverged",
+        )
+    return total / count
+
+
+def _vectors(probe: HiddenStateProbe, forward: Forward, batch: Any) -> Tensor:
+    return probe.read(lambda: forward(probe.model, batch))
+
+
+def _no_target(found: str) -> StrategyError:
+    return StrategyError(
+        "This is no target.",
+        found=found,
+        expected="an iterable of batches as the model takes them: a list of them, or a DataLoader",
+        do="for a single batch, [batch]; for samples, DataLoader(samples, batch_size=…)",
+    )
