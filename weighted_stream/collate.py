@@ -40,10 +40,11 @@ class TagCollate:
             if self.check_ids and len(set(ids)) < len(ids):
                 refuse_shared_ids(ids, samples)
         if self.as_dict and isinstance(samples, list) and samples and isinstance(samples[0], MutableMapping):
-            samples = [with_sample_id(sample, number) for sample, number in zip(samples, ids, strict=True)]
+            numbers = ids.tolist() if type(ids) is np.ndarray else ids
+            samples = [with_sample_id(sample, number) for sample, number in zip(samples, numbers, strict=True)]
             return through(self.collate_fn(samples))
         batch = self.collate_fn(samples)
-        array = np.array([ids] if isinstance(ids, int) else ids, dtype=np.int64)
+        array = ids if type(ids) is np.ndarray else np.array([ids] if isinstance(ids, int) else ids, dtype=np.int64)
         return array, with_sample_id(batch, array) if self.as_dict else batch
 
 

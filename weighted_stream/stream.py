@@ -266,7 +266,8 @@ class _MapStream(WeightedStream, Dataset[Any]):
         return self._pair(self._source.dataset[index])
 
     def __getitems__(self, indices: list[Any]) -> list[Any]:
-        return [self._pair(item) for item in zip(*self._source.dataset.__getitems__(indices), strict=True)]  # type: ignore[attr-defined]
+        ids, samples = self._source.dataset.__getitems__(indices)  # type: ignore[attr-defined]
+        return [self._pair((int(number), sample)) for number, sample in zip(ids, samples, strict=True)]
 
 
 class _IterableStream(WeightedStream, IterableDataset[Any]):

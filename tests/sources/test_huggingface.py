@@ -47,7 +47,7 @@ def read_map(data: Any, id_fn: Any = None, **loader: Any) -> tuple[list[int], li
     dataset = HuggingFaceSource(data, id_fn).dataset
     ids, markers = [], []
     for some, samples in DataLoader(dataset, batch_size=7, collate_fn=as_it_is, **loader):
-        ids += some
+        ids += list(some)
         markers += [int(sample["marker"]) for sample in samples]
     return ids, markers
 
@@ -104,7 +104,7 @@ def test_a_dataset_on_disk(tmp_path: Any) -> None:
 def test_samples_are_those_of_the_dataset() -> None:
     formatted = rows().with_format("torch", columns=["marker"])
     ids, samples = HuggingFaceSource(formatted).dataset.__getitems__([3, 1])  # type: ignore[attr-defined]
-    assert ids == [3, 1]
+    assert list(ids) == [3, 1]
     assert samples == [{"marker": torch.tensor(3)}, {"marker": torch.tensor(1)}]
     assert HuggingFaceSource(formatted).dataset.column_names == ["marker", "uid"]  # type: ignore[attr-defined]
     HuggingFaceSource(formatted).set_shuffle(1)

@@ -69,8 +69,8 @@ class Source(ABC):
         """What a `DataLoader` reads in place of the user's dataset. It must pickle (spawn) and fork.
 
         Map-style: ``dataset[i]`` is ``(id, sample)``, and ``dataset.__getitems__(indices)`` is
-        ``([id, ...], [sample, ...])``. Iterable: items are ``(id, sample)``, or ``([id, ...], batch)`` for a pipeline
-        that makes its batches itself (a loader with ``batch_size=None``).
+        ``(ids, [sample, ...])``, ids a list or an int64 array. Iterable: items are ``(id, sample)``, or
+        ``([id, ...], batch)`` for a pipeline that makes its batches itself (a loader with ``batch_size=None``).
         """
 
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -17,6 +17,7 @@ from weighted_stream.sources.tracking import Invoke, Tagged, follow, is_batched,
 
 _GROUP = {"webdataset.tariterators.group_by_keys", "webdataset.tariterators.tarfile_samples"}
 _END = object()
+_TOGETHER = 16
 _name = lru_cache(maxsize=4096)(shard_name)
 
 
@@ -76,25 +77,44 @@ class TaggedStages(IterableDataset[Any]):
         url, name, first, prefix = "", "", "", ""
         keys: set[str] = set()
         known: dict[str, str] = {}
-        for sample in stream:
-            if not _has_key(sample):
-                raise _no_key(sample)
-            key = sample["__key__"]
-            if sample["__url__"] != url:
-                url = sample["__url__"]
-                name = _name(url, self._depth)
-                _refuse_one_name(known.setdefault(name, url), url)
-                first, keys, prefix = key, set(), named(name)
-            elif key == first:  # the same shard once more
-                keys = set()
-            if in_shard_order:
-                if key in keys:
-                    raise _same_key(key, url)
-                keys.add(key)
-            yield named_id(prefix + named(key)), sample
+        for samples in _together(stream):
+            names: list[str] = []
+            for sample in samples:
+                if not _has_key(sample):
+                    raise _no_key(sample)
+                key = sample["__key__"]
+                if sample["__url__"] != url:
+                    url = sample["__url__"]
+                    name = _name(url, self._depth)
+                    _refuse_one_name(known.setdefault(name, url), url)
+                    first, keys, prefix = key, set(), named(name)
+                elif key == first:  # the same shard once more
+                    keys = set()
+                if in_shard_order:
+                    if key in keys:
+                        raise _same_key(key, url)
+                    keys.add(key)
+                names.append(prefix + named(key))
+            yield from zip(map(named_id, names), samples, strict=True)
 
     def _own_id(self, sample: Any) -> int | None:
         return key_id(_name(sample["__url__"], self._depth), sample["__key__"]) if _has_key(sample) else None
+
+
+def _together(stream: Iterator[Any]) -> Iterator[list[Any]]:
+    """The samples, several at a time: hashes made in a row cost a third. What came before an error is delivered."""
+    failed: Exception | None = None
+    while failed is None:
+        samples: list[Any] = []
+        try:
+            samples.extend(islice(stream, _TOGETHER))
+        except Exception as error:
+            failed = error
+        if samples:
+            yield samples
+        elif failed is None:
+            return
+    raise failed
 
 
 def _has_key(sample: Any) -> bool:
