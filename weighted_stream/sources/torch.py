@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import index as as_int
+from struct import error, pack
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -64,7 +65,8 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
         several = self._several(index)
         if several is not None:
             return self._ids(several, sample), sample
-        return self._ids([index], [sample])[0], sample
+        (number,) = self._ids([index], [sample])
+        return int(number), sample
 
     def _several(self, index: Any) -> list[Any] | None:
         """The indices in a list, slice, range, array or tensor; None if it is one index."""
@@ -74,8 +76,8 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
             return list(index.tolist()) if index.ndim == 1 else None
         return list(index) if isinstance(index, (list, range)) else None
 
-    def __getitems__(self, indices: list[Any]) -> tuple[list[int], list[Any]]:
-        """``([id, ...], [sample, ...])``, by the dataset's own ``__getitems__`` if it has one."""
+    def __getitems__(self, indices: list[Any]) -> tuple[Rows | list[int], list[Any]]:
+        """``(ids, [sample, ...])``, by the dataset's own ``__getitems__`` if it has one; ids an array or a list."""
         data = self._wrapped
         if not hasattr(type(data), "__getitems__"):
             samples = [data[i] for i in indices]
@@ -90,7 +92,7 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
             )
         return self._ids(indices, samples), samples
 
-    def _ids(self, indices: list[Any], samples: Any) -> list[int]:
+    def _ids(self, indices: list[Any], samples: Any) -> Rows | list[int]:
         if self._id_fn is None:
             return self._durable_rows(indices)
         if isinstance(samples, (list, tuple)) and len(samples) == len(indices):
@@ -101,16 +103,29 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
             self._refuse_shared_ids(ids, indices)
         return ids
 
-    def _durable_rows(self, indices: list[Any]) -> list[int]:
+    def _durable_rows(self, indices: Sequence[Any]) -> Rows | list[int]:
         try:
-            # A sampler gives one type; ints as they are, as this runs for every batch.
-            ready = type(indices) is list and indices and type(indices[0]) is int
-            ids = indices if ready else list(map(as_int, indices))
-        except TypeError:  # a sampler of string keys
+            # Runs for every batch: "Q" takes integers of any kind and refuses negative ones, at half of numpy's cost.
+            rows = np.frombuffer(bytearray(pack(f"{len(indices)}Q", *indices)), np.int64)
+        except error:
+            return self._unusual_rows(indices)
+        return rows if self._rows is None else self._rows[rows]
+
+    def _unusual_rows(self, indices: Sequence[Any]) -> Rows | list[int]:
+        """Of a sampler of string keys, or of indices that count from the end."""
+        try:
+            rows = np.array([i + len(self) if i < 0 else i for i in map(as_int, indices)], np.int64)
+        except TypeError:
             return [check_id(i, "the sampler") for i in indices]
-        if min(ids, default=0) < 0:
-            ids = [check_id(i + len(self) if i < 0 else i, "the sampler") for i in ids]
-        return ids if self._rows is None else list(self._rows[ids].tolist())
+        if rows.min() < 0:
+            check_id(int(rows.min()), "the sampler")
+        return rows if self._rows is None else self._rows[rows]
+
+    def ids_at(self, indices: Rows) -> Rows | None:
+        """The ids of the samples at ``indices``, (n,) int64; None if they are made of the samples."""
+        if self._id_fn is not None:
+            return None
+        return indices if self._rows is None else self._rows[indices]
 
     def _ids_of_batch(self, batch: Any, size: int) -> list[int]:
         """Of a batch that the dataset made itself: ``id_fn`` sees the batch, and gives one id per sample."""
@@ -130,7 +145,7 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
     def _refuse_shared_ids(self, ids: list[int], indices: list[Any]) -> None:
         """One row drawn twice may repeat its id; two rows may not share one."""
         first: dict[int, tuple[int, Any]] = {}
-        for number, row, index in zip(ids, self._durable_rows(indices), indices, strict=True):
+        for number, row, index in zip(ids, list(self._durable_rows(indices)), indices, strict=True):
             other_row, other_index = first.setdefault(number, (row, index))
             if other_row != row:
                 raise SampleIdError(
@@ -160,7 +175,7 @@ class MapSource(Source):
 
     Example:
         >>> MapSource(["a", "b", "c"]).dataset.__getitems__([2, 0])
-        ([2, 0], ['c', 'a'])
+        (array([2, 0]), ['c', 'a'])
     """
 
     def __init__(self, data: Any, id_fn: IdFn | None = None) -> None:
