@@ -23,6 +23,7 @@ NAMES = [
     "ScoringError",
     "Shuffled",
     "Signals",
+    "Similarity",
     "SmallLoss",
     "SourceError",
     "StoreError",

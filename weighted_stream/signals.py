@@ -49,12 +49,13 @@ class Signals:
         """Where the weights are wanted."""
         return torch.device("cpu") if self.loss is None else self.loss.device
 
-    def history(self, name: str) -> Tensor:
-        """What the store remembers of these samples: (B,), float32, on `device`.
+    def history(self, name: str, device: torch.device | str | None = None) -> Tensor:
+        """What the store remembers of these samples: (B,), float32.
 
         Args:
             name: ``"loss"`` (running average), ``"last_loss"``, ``"weight"``, ``"similarity"``, ``"visits"``,
                 ``"last_step"`` or ``"group"``. A float field never set is NaN; see `WeightStore.get`.
+            device: where to put it; None: on `device`. ``"cpu"`` is where it comes from, so nothing is copied.
 
         Raises:
             StrategyError: if the store remembers no such thing.
@@ -68,4 +69,5 @@ class Signals:
                 expected="one of " + ", ".join(self._known),
                 do="mend the strategy's weights()",
             )
-        return torch.from_numpy(np.ascontiguousarray(self._known[name], dtype=np.float32)).to(self.device)
+        values = torch.from_numpy(np.ascontiguousarray(self._known[name], dtype=np.float32))
+        return values.to(self.device if device is None else device)

@@ -11,6 +11,7 @@ from weighted_stream.strategies.product import Product
 from weighted_stream.strategies.quadratic import Quadratic
 from weighted_stream.strategies.registry import make_strategy, strategy_names
 from weighted_stream.strategies.shuffled import Shuffled
+from weighted_stream.strategies.similarity import Similarity
 from weighted_stream.strategies.small_loss import SmallLoss
 from weighted_stream.strategies.uniform import Uniform
 
@@ -24,6 +25,7 @@ __all__ = [
     "Product",
     "Quadratic",
     "Shuffled",
+    "Similarity",
     "SmallLoss",
     "Strategy",
     "Uniform",

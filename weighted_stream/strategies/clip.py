@@ -73,6 +73,7 @@ class Clip(Strategy):
                 do="for example Clip(strategy, low=0.1, high=2.0)",
             )
         self.joint, self.constant, self.remembers = strategy.joint, strategy.constant, strategy.remembers
+        self.scoring = strategy.scoring
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32 in [low, high]."""

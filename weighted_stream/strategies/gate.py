@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from weighted_stream.strategies.base import mean_one
+from weighted_stream.strategies.gibbs import Scalar
 
 Normalize: TypeAlias = Literal["none", "mean"]
 
@@ -18,12 +19,12 @@ SMALLEST_TAU = 1e-8
 """The published guard against a temperature of 0."""
 
 
-def sigmoid_gate(scores: Tensor, tau: float = 1.0) -> Tensor:
+def sigmoid_gate(scores: Tensor, tau: Scalar = 1.0) -> Tensor:
     """``w = sigmoid(s / max(tau, 1e-8))``; arXiv 2605.05227.
 
     Args:
         scores: (M,) float32.
-        tau: temperature, in the unit of the score. Small tau: a step at 0.
+        tau: temperature, in the unit of the score. Small tau: a step at 0. A tensor of shape () is taken as it is.
 
     Returns:
         (M,) float32 in (0, 1); 0.5 for a score of 0.
@@ -32,7 +33,7 @@ def sigmoid_gate(scores: Tensor, tau: float = 1.0) -> Tensor:
         >>> sigmoid_gate(torch.tensor([0.702782, 0.0]), 1.0)
         tensor([0.6688, 0.5000])
     """
-    return torch.sigmoid(scores / max(tau, SMALLEST_TAU))
+    return torch.sigmoid(scores / (tau if isinstance(tau, Tensor) else max(tau, SMALLEST_TAU)))
 
 
 def normalized(weights: Tensor, how: Normalize) -> Tensor:

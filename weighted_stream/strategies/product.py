@@ -19,7 +19,7 @@ class Product(Strategy):
     product, and nothing is rescaled.
 
     Raises:
-        StrategyError: if there is no factor, or one is not a strategy.
+        StrategyError: if there is no factor, one is not a strategy, or two have targets of their own.
 
     Example:
         >>> from weighted_stream import Frozen, LinUpper
@@ -42,6 +42,15 @@ class Product(Strategy):
         self.joint = any(factor.joint for factor in factors)
         self.constant = all(factor.constant for factor in factors)
         self.remembers = all(factor.remembers for factor in factors)
+        plans = [factor.scoring for factor in factors if factor.scoring is not None]
+        if any(plan != plans[0] for plan in plans):
+            raise StrategyError(
+                "A product cannot score samples in two ways: the store holds one score of each.",
+                found=f"{len(plans)} factors with a target",
+                expected="one factor with a target at most",
+                do="leave the target out of the others, or score the files first (weighted-stream score)",
+            )
+        self.scoring = plans[0] if plans else None
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32."""

@@ -14,12 +14,13 @@ from weighted_stream.strategies.extremes import Extremes
 from weighted_stream.strategies.frozen import Frozen
 from weighted_stream.strategies.lin_upper import LinUpper
 from weighted_stream.strategies.quadratic import Quadratic
+from weighted_stream.strategies.similarity import Similarity
 from weighted_stream.strategies.small_loss import SmallLoss
 from weighted_stream.strategies.uniform import Uniform
 
 ENTRY_POINT_GROUP = "weighted_stream.strategies"
 
-_BUILT_IN: tuple[type[Strategy], ...] = (Uniform, LinUpper, Quadratic, Extremes, Dro, SmallLoss, Frozen)
+_BUILT_IN: tuple[type[Strategy], ...] = (Uniform, LinUpper, Quadratic, Extremes, Dro, SmallLoss, Similarity, Frozen)
 
 
 def _plain(name: str) -> str:

@@ -37,6 +37,7 @@ class Shuffled(Strategy):
         self.strategy = strategy
         self.seed = check_integer("Shuffled", "seed", seed, least=0)
         self.bound, self.constant, self.remembers = strategy.bound, strategy.constant, strategy.remembers
+        self.scoring = strategy.scoring
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32, a permutation of the inner strategy's."""
