@@ -9,6 +9,7 @@ import weighted_stream
 
 NAMES = [
     "Adapt",
+    "AdaptBM25",
     "Clip",
     "Dro",
     "Extremes",

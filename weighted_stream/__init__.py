@@ -21,6 +21,7 @@ from weighted_stream.sources.parquet import ParquetDataset
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies import (
     Adapt,
+    AdaptBM25,
     Clip,
     Dro,
     Extremes,
@@ -41,6 +42,7 @@ from weighted_stream.weight import Weight
 
 __all__ = [
     "Adapt",
+    "AdaptBM25",
     "Clip",
     "Dro",
     "Extremes",

@@ -1,6 +1,7 @@
 """Strategies: signals in, weights out. One method a file, its formula first as a function on tensors."""
 
 from weighted_stream.strategies.adapt import Adapt
+from weighted_stream.strategies.adapt_bm25 import AdaptBM25
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.clip import Clip
 from weighted_stream.strategies.dro import Dro
@@ -17,6 +18,7 @@ from weighted_stream.strategies.uniform import Uniform
 
 __all__ = [
     "Adapt",
+    "AdaptBM25",
     "Clip",
     "Dro",
     "Extremes",

@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from weighted_stream.errors import StrategyError
+from weighted_stream.strategies.adapt_bm25 import AdaptBM25
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.dro import Dro
 from weighted_stream.strategies.extremes import Extremes
@@ -20,7 +21,17 @@ from weighted_stream.strategies.uniform import Uniform
 
 ENTRY_POINT_GROUP = "weighted_stream.strategies"
 
-_BUILT_IN: tuple[type[Strategy], ...] = (Uniform, LinUpper, Quadratic, Extremes, Dro, SmallLoss, Similarity, Frozen)
+_BUILT_IN: tuple[type[Strategy], ...] = (
+    Uniform,
+    LinUpper,
+    Quadratic,
+    Extremes,
+    Dro,
+    SmallLoss,
+    Similarity,
+    AdaptBM25,
+    Frozen,
+)
 
 
 def _plain(name: str) -> str:
