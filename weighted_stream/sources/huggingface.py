@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ from torch.utils.data import Dataset
 
 from weighted_stream.errors import SourceError
 from weighted_stream.sources.base import Fingerprint, Source
+from weighted_stream.sources.huggingface_parts import huggingface_parts
 from weighted_stream.sources.ids import key_id
 from weighted_stream.sources.iterable import TaggedIterable, tag
 from weighted_stream.sources.keys import IdFn, by, no_key
+from weighted_stream.sources.parts import Part
 from weighted_stream.sources.torch import MapDataset, Rows, empty, resolve_subset
 
 
@@ -47,7 +50,7 @@ class HuggingFaceSource(Source):
 
     def __init__(self, data: Any, id_fn: IdFn | None = None) -> None:
         self._base, rows = resolve_subset(data)
-        self._id_fn = id_fn
+        self._id_fn, self._rows = id_fn, rows
         self._dataset: MapDataset | TaggedIterable
         kind = _kind(self._base)
         if kind in ("DatasetDict", "IterableDatasetDict"):
@@ -85,6 +88,18 @@ class HuggingFaceSource(Source):
         ends = [table.slice(row, 1).to_pydict() for row in (0, table.num_rows - 1)]
         name = f"{','.join(sorted(table.column_names))} #{key_id(repr(ends)) & 0xFFFFFFFF:08x}"
         return Fingerprint("huggingface", name, table.num_rows)
+
+    def parts(self, shuffle_seed: int | None = None) -> Iterator[Part]:
+        """Runs of 4,096 rows in the order of the loader, as the table has them: without ``set_format`` and transforms.
+
+        Every rank gets them all: which of them it needs is known to the loader's sampler only.
+
+        Raises:
+            SourceError: for an `IterableDataset`.
+        """
+        if isinstance(self._dataset, TaggedIterable):
+            return super().parts()
+        return huggingface_parts(self._dataset, self._base, self._rows, shuffle_seed)
 
     def set_epoch(self, epoch: int) -> None:
         """Forwarded to an `IterableDataset`, whose running workers see it too."""

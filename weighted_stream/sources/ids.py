@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from weighted_stream.errors import SampleIdError
 from weighted_stream.sample_ids import DENSE_LIMIT as DENSE_LIMIT
@@ -46,6 +47,21 @@ def shard_id(shard: str, row: int) -> int:
         7
     """
     return shard_base(shard, row >> ROW_BITS) | (row & _ROW_MASK)
+
+
+def shard_ids(shard: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`shard_id` of many rows of a shard: (n,) int64 for (n,) rows.
+
+    Example:
+        >>> shard_ids("train/00003.tar", np.array([2**20, 7])).tolist() == [
+        ...     shard_id("train/00003.tar", 2**20), shard_id("train/00003.tar", 7)
+        ... ]
+        True
+    """
+    blocks, place = np.unique(rows >> ROW_BITS, return_inverse=True)
+    bases = np.array([shard_base(shard, block) for block in blocks.tolist()], np.int64)
+    ids: NDArray[np.int64] = bases[place] | (rows & _ROW_MASK)
+    return ids
 
 
 def key_id(*parts: str) -> int:

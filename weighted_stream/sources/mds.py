@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from bisect import bisect_right
+from collections.abc import Iterator
 from copy import copy
+from multiprocessing import resource_tracker
 from typing import Any
 
+import torch
 from torch.utils.data import IterableDataset
 
 from weighted_stream.errors import SampleIdError, SourceError
 from weighted_stream.sources.base import Fingerprint, Source
 from weighted_stream.sources.ids import ROW_BITS, shard_base
 from weighted_stream.sources.keys import IdFn, by, identify
+from weighted_stream.sources.mds_parts import mds_parts
+from weighted_stream.sources.mds_shards import folders, remove_folders
+from weighted_stream.sources.parts import Part
 from weighted_stream.sources.shard_names import depth_needed, location, tail
 
 # Of the process that has read the dataset: not to be shared between two objects, and not to be pickled. The
@@ -54,6 +62,12 @@ class MDSSource(Source):
         self._fingerprint = Fingerprint(
             "mds", ",".join(sorted(columns)) + by(id_fn), shards={} if id_fn else dict(shards)
         )
+        self._shards, self._id_fn = shards, id_fn
+        self._epoch = 0
+        # How far the dataset's epochs are ahead of ours. Shared with copies in other processes.
+        self._ahead: Any = torch.full((), data.next_epoch, dtype=torch.int64, device="cpu")
+        _share(self._ahead)
+        self._sweep: weakref.finalize[[list[str], int], MDSSource] | None = None
         self._original = data  # kept: on its deletion it would give up the local directory that the copy reads
         self._dataset: IterableDataset[Any] = _copy(data)
         # StreamingDataset.__iter__ maps ``self.__getitem__``, so this attribute sees the position of each
@@ -78,13 +92,39 @@ class MDSSource(Source):
         return self._fingerprint
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin at this epoch's order, unless the dataset is past it (by its own ``load_state_dict``)."""
+        """Begin at this epoch's order, unless the dataset is past it (by its own ``load_state_dict``).
+
+        In a pickled copy it is for `parts` alone: the trainer goes its own pace.
+        """
+        self._epoch = epoch
+        if self._original is None:
+            return
         dataset: Any = self._dataset
         if dataset.next_epoch < epoch:
             dataset.next_epoch = epoch
+        self._ahead.fill_(dataset.next_epoch - epoch)
+
+    def parts(self, shuffle_seed: int | None = None) -> Iterator[Part]:
+        """The shards that this rank reads in the epoch, in the order of its first sample of each.
+
+        A part has the rows that this rank reads in the epoch. ``shuffle_seed`` has no meaning here.
+        """
+        reading = _copy(self._dataset)
+        del vars(reading)["__getitem__"]
+        return mds_parts(reading, [key for key, _ in self._shards], self._id_fn, self._epoch + int(self._ahead))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_original": None}  # a worker reads the copy
+        # Another process reads the copy, without what this one needs to iterate it.
+        if self._original is not None and self._sweep is None:
+            self._sweep = weakref.finalize(self, remove_folders, folders(self._dataset), os.getpid())
+        dataset = _copy(self._dataset)
+        vars(dataset)["__getitem__"] = vars(dataset)["__getitem__"].of(dataset)
+        dataset.streams = [_unconnected(stream) for stream in dataset.streams]
+        return {**self.__dict__, "_original": None, "_sweep": None, "_dataset": dataset}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _leave_to_owner(self._dataset)
 
 
 class _GetItem:
@@ -100,6 +140,10 @@ class _GetItem:
     def __init__(self, dataset: Any, starts: list[int], bases: list[int], id_fn: IdFn | None) -> None:
         self._dataset, self._starts, self._bases, self._id_fn = dataset, starts, bases, id_fn
         self._inside = False
+
+    def of(self, dataset: Any) -> _GetItem:
+        """The same for another copy of the dataset."""
+        return _GetItem(dataset, self._starts, self._bases, self._id_fn)
 
     def __call__(self, position: Any) -> Any:
         get = type(self._dataset).__getitem__
@@ -124,6 +168,30 @@ def _copy(data: Any) -> Any:
     dataset._shared_barrier = copy(data._shared_barrier)
     vars(dataset._shared_barrier).pop("lock", None)
     return dataset
+
+
+def _share(number: Any) -> None:
+    number.share_memory_()
+
+
+def _unconnected(stream: Any) -> Any:
+    """A copy of a stream whose downloader holds no connection: connections do not pickle."""
+    stream = copy(stream)
+    if hasattr(stream, "_downloader"):
+        stream._downloader = type(stream._downloader)()
+    return stream
+
+
+def _leave_to_owner(dataset: Any) -> None:
+    """Of the shared memory that came with a pickled dataset: it is not this process family's to remove.
+
+    Python counts a block as ours when it is unpickled. Where our parent made it, that is right; where a rank is a
+    guest of the node's first rank, the block would be removed at the end of the guest.
+    """
+    shared = [dataset._next_epoch.arr, dataset._cache_usage.arr, dataset._shard_states, dataset._shard_access_times]
+    for array in [*shared, dataset._shared_barrier._arr]:
+        if not array.shm.created_shms:
+            resource_tracker.unregister(array.shm.shm._name, "shared_memory")
 
 
 def _refuse_own_iter(data: Any) -> None:

@@ -15,6 +15,8 @@ from weighted_stream.sources.ids import ROW_BITS, shard_base
 from weighted_stream.sources.keys import IdFn, by, identify
 from weighted_stream.sources.parquet_dataset import ParquetDataset, Row
 from weighted_stream.sources.parquet_files import ParquetFiles
+from weighted_stream.sources.parquet_parts import parquet_parts
+from weighted_stream.sources.parts import Part
 from weighted_stream.sources.wrapping import Forwarding
 
 __all__ = ["ParquetDataset", "ParquetSource", "TaggedParquet", "row_ids"]
@@ -69,12 +71,19 @@ class ParquetSource(Source):
         data: the dataset. It is not changed: `set_shuffle` acts on a copy, `set_epoch` on both.
         id_fn: row -> int or str, unique per row.
 
+    Attributes:
+        workers: how many the loader has, for the order of `parts`, if anyone knows; 0 otherwise.
+
     Raises:
         SourceError: if the ids of two files meet.
     """
 
+    workers: int = 0
+
     def __init__(self, data: ParquetDataset, id_fn: IdFn | None = None) -> None:
         self._data, self._id_fn = copy(data), id_fn
+        self._epoch = data.epoch
+        self._parent_replica: tuple[int, int] | None = None
         if id_fn is None:
             _check_bases(data.files)
         self._dataset = TaggedParquet(self._data, id_fn)
@@ -96,8 +105,22 @@ class ParquetSource(Source):
         return Fingerprint("parquet", ",".join(files.common) + by(self._id_fn), shards=shards)
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle for this epoch from the next iteration on, in running workers too."""
-        self._data.set_epoch(epoch)
+        """Shuffle for this epoch from the next iteration on, in running workers too.
+
+        In a pickled copy it is for `parts` alone: the trainer goes its own pace.
+        """
+        self._epoch = epoch
+        if self._parent_replica is None:
+            self._data.set_epoch(epoch)
+
+    def parts(self, shuffle_seed: int | None = None) -> Iterator[Part]:
+        """Row groups of this rank, in the order of (seed, epoch); ``shuffle_seed`` has no meaning here."""
+        replica = self._parent_replica or self._data.replica
+        return parquet_parts(self._data, self._id_fn, self._epoch, replica, self.workers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process has no process group to ask for its rank.
+        return {**self.__dict__, "_parent_replica": self._parent_replica or self._data.replica}
 
     def set_shuffle(self, seed: int) -> None:
         """Switch shuffling on; not seen by workers that already run."""

@@ -149,37 +149,56 @@ class ParquetDataset(IterableDataset[Row]):
     def deliver(self, make: Callable[[int, int, list[Row]], Iterable[T]]) -> Iterator[T]:
         """The items that ``make(file number, row of the file, rows)`` makes of each block, shuffled."""
         part, parts = reader(*self.replica)
-        groups, epoch = self.files.group_rows, self.epoch
-        order = np.arange(len(groups))
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(groups))
-        blocks = (make(*block) for block in self._read(pieces(groups, order, part, parts)))
+        epoch = self.epoch
+        blocks = (make(*block) for block in self._read(self.plan(epoch, part, parts)))
         if not self.shuffle:
             return chain.from_iterable(blocks)
         rng = np.random.default_rng([self.seed, epoch, part, parts])
         return buffer_shuffle(map(list, blocks), self.buffer_size, rng)
 
+    def plan(self, epoch: int, part: int, parts: int) -> list[Piece]:
+        """What one of ``parts`` readers reads in an epoch, in its order."""
+        groups = self.files.group_rows
+        order = np.arange(len(groups))
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(groups))
+        return pieces(groups, order, part, parts)
+
     def _read(self, plan: list[Piece]) -> Iterator[Block]:
         opened = lru_cache(OPEN_FILES)(self._open)
+        for piece in plan:
+            file = int(self.files.group_file[piece.group])
+            for row, batch in self.batches(piece, opened):
+                yield file, row, batch.to_pylist()
+
+    def batches(self, piece: Piece, opened: Callable[[int], Any] | None = None) -> Iterator[tuple[int, Any]]:
+        """The rows of a piece as record batches, each with the row of the file that it begins at.
+
+        Args:
+            piece: which rows.
+            opened: gives the open `pyarrow.parquet.ParquetFile` of a file's number; None opens it for this piece.
+
+        Raises:
+            SourceError: if the file cannot be read, or has changed.
+        """
         files = self.files
-        for group, start, stop in plan:
-            file, number = int(files.group_file[group]), int(files.group_number[group])
-            try:
-                position = 0
-                for batch in opened(file).iter_batches(
-                    self.batch_rows, row_groups=[number], columns=list(files.columns), use_threads=False
-                ):
-                    first, last = max(start - position, 0), min(stop - position, len(batch))
-                    if first < last:
-                        rows = batch.slice(first, last - first).to_pylist()
-                        yield file, int(files.group_start[group]) + position + first, rows
-                    position += len(batch)
-                    if position >= stop:
-                        break
-            except (pa.ArrowException, OSError) as error:
-                raise unreadable(f"{files.paths[file]} (row group {number})", error) from error
-            if position < stop:
-                raise self._changed(file, f"{position} rows in row group {number}")
+        group, start, stop = piece
+        file, number = int(files.group_file[group]), int(files.group_number[group])
+        position = 0
+        try:
+            for batch in (opened or self._open)(file).iter_batches(
+                self.batch_rows, row_groups=[number], columns=list(files.columns), use_threads=False
+            ):
+                first, last = max(start - position, 0), min(stop - position, len(batch))
+                if first < last:
+                    yield int(files.group_start[group]) + position + first, batch.slice(first, last - first)
+                position += len(batch)
+                if position >= stop:
+                    break
+        except (pa.ArrowException, OSError) as error:
+            raise unreadable(f"{files.paths[file]} (row group {number})", error) from error
+        if position < stop:
+            raise self._changed(file, f"{position} rows in row group {number}")
 
     def _open(self, file: int) -> Any:
         path, rows = self.files.paths[file], self.files.rows[file]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import index as as_int
 from struct import error, pack
 from typing import Any, TypeAlias
@@ -16,6 +16,8 @@ from weighted_stream.sources.base import Fingerprint, Source
 from weighted_stream.sources.ids import check_id
 from weighted_stream.sources.iterable import IterableSource
 from weighted_stream.sources.keys import Column, IdFn, by, identify
+from weighted_stream.sources.map_parts import map_parts
+from weighted_stream.sources.parts import Part
 from weighted_stream.sources.wrapping import Forwarding, Stateful, is_stateful
 
 __all__ = ["Column", "IterableSource", "MapDataset", "MapSource", "resolve_subset"]
@@ -204,6 +206,16 @@ class MapSource(Source):
         sized = self._id_fn is None and hasattr(self._base, "__len__")
         name = type(self._base).__qualname__ + by(self._id_fn)
         return Fingerprint("torch-map", name, len(self._base) if sized else None)
+
+    def parts(self, shuffle_seed: int | None = None) -> Iterator[Part]:
+        """Runs of 4,096 samples, ascending or in the order that a shuffling loader draws from ``shuffle_seed``.
+
+        Every rank gets them all: which of them it needs is known to the loader's sampler only.
+
+        Raises:
+            SourceError: for a dataset without a length.
+        """
+        return map_parts(self._dataset, shuffle_seed) if hasattr(self._data, "__len__") else super().parts()
 
     def set_epoch(self, epoch: int) -> None:
         """Forwarded to the dataset if it has ``set_epoch``."""

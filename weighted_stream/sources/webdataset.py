@@ -12,9 +12,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from weighted_stream.errors import SourceError
 from weighted_stream.sources.base import Fingerprint, Source
 from weighted_stream.sources.keys import IdFn, by
+from weighted_stream.sources.parts import Part
 from weighted_stream.sources.shard_names import depth_needed, is_local, location, shard_name
 from weighted_stream.sources.tagging import TaggedStages, refuse_one_location
 from weighted_stream.sources.tracking import stage_name
+from weighted_stream.sources.webdataset_parts import node, webdataset_parts
 
 _COUNT_EPOCHS = {"webdataset.filters.detshuffle", "webdataset.shardlists.ResampledShards"}
 
@@ -41,6 +43,9 @@ class WebDatasetSource(Source):
             out
             of the pipeline; if these are batches, it returns a list.
 
+    Attributes:
+        workers: how many the loader has, for the order of `parts`, if anyone knows; 0 otherwise.
+
     Raises:
         SourceError: if shards cannot be told apart, for a pipeline without stages, a class with its own
             iteration, or a ``WebLoader``; while iterating, for a stage that loses track of samples.
@@ -51,12 +56,15 @@ class WebDatasetSource(Source):
         False
     """
 
+    workers: int = 0
+
     def __init__(self, data: Any, id_fn: IdFn | None = None) -> None:
         self._urls = list(dict.fromkeys(_urls(data)))
         refuse_one_location(self._urls)
         self._depth = depth_needed(where for where in map(location, self._urls) if is_local(where))
         self._id_fn = id_fn
         self._counting: list[Any] = []
+        self._parent_replica: tuple[int, int] | None = None
         self._dataset = _with_ids(data, self._depth, id_fn, self._counting)
 
     @staticmethod
@@ -79,6 +87,27 @@ class WebDatasetSource(Source):
             if not is_local(where) or os.path.isfile(where):
                 shards[shard_name(url, self._depth)] = os.path.getsize(where) if is_local(where) else 0
         return Fingerprint("webdataset", "", shards=shards)
+
+    def parts(self, shuffle_seed: int | None = None) -> Iterator[Part]:
+        """The listed shards, each once, whatever the pipeline resamples; see `webdataset_parts` for the order.
+
+        Raises:
+            SourceError: with ``id_fn``, which sees samples behind the stages that parts leave out; for shards that
+                the pipeline does not list (a directory that is watched, a stage of the user's).
+        """
+        if self._id_fn is not None:
+            raise SourceError(
+                "Nobody can tell the ids of this WebDataset ahead of the trainer.",
+                found="an id_fn, which sees samples as they come out of the pipeline",
+                expected="ids by shard and __key__, known where a shard is read",
+                do="leave id_fn out, or score the files first (weighted-stream score): Similarity() without a target",
+            )
+        parts = webdataset_parts(self._dataset, self._depth, self._parent_replica or node(), self.workers)
+        return super().parts() if parts is None else parts
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process has no process group to ask for its rank.
+        return {**self.__dict__, "_parent_replica": self._parent_replica or node()}
 
     def set_epoch(self, epoch: int) -> None:
         """Let ``detshuffle`` and ``ResampledShards`` begin at this epoch: without it each new worker counts
