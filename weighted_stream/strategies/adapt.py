@@ -68,7 +68,7 @@ class Adapt(Strategy):
     target in evaluation mode, without gradients, that leaves modes, random states and pending gradients alone.
 
     As published, the weights lie in (0, 1), near 0.5, and are not scaled to average 1: ``(losses * weight).mean()`` is
-    smaller than the plain loss then. A constant weight only rescales the learning rate, and under Adam not even that. The
+    smaller than the plain loss then. A constant weight only rescales the learning rate; under Adam not even that. The
     paper gives neither ``tau`` nor ``refresh_every``; the defaults are those of two independent implementations.
     The paper claims better generalisation to unseen tasks, not a better average.
 

@@ -1,0 +1,56 @@
+"""A pass on the side leaves everything as it was."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from weighted_stream.probes.running import aside, on_device, run, unwrapped
+
+
+def random_numbers() -> list[float]:
+    return [torch.rand(()).item(), random.random(), float(np.random.rand())]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_modes_and_random_states_are_restored(fails: bool) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(), nn.Sequential(nn.Dropout()).eval())
+    flags = [module.training for module in model.modules()]
+    statistics = model[0].running_mean.clone()
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)
+    expected = random_numbers()
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)
+    try:
+        with aside(model):
+            assert not any(module.training for module in model.modules())
+            for rows in DataLoader(torch.randn(8, 2), batch_size=4, shuffle=True):
+                assert not model(rows).requires_grad
+            random_numbers()
+            if fails:
+                raise MemoryError
+    except MemoryError:
+        assert fails
+    assert [module.training for module in model.modules()] == flags
+    assert torch.is_grad_enabled()
+    assert random_numbers() == expected
+    torch.testing.assert_close(model[0].running_mean, statistics)
+
+
+def test_batches_go_in_as_they_are() -> None:
+    model = nn.Bilinear(2, 2, 1)
+    one, two = torch.randn(3, 2), torch.randn(3, 2)
+    expected = model(one, two)
+    for batch in (one, two), [one, two], {"input1": one, "input2": two}:
+        torch.testing.assert_close(run(model, on_device(batch, model)), expected)
+    assert on_device({"name": "a", "more": [one, 3]}, model)["name"] == "a"
+
+
+def test_what_is_around_a_model() -> None:
+    model = nn.Linear(2, 2)
+    assert unwrapped(model) is model
+    assert unwrapped(nn.DataParallel(torch.compile(model))) is model
