@@ -43,17 +43,32 @@ class Memory(Protocol):
         """Figures over all records and the latest feedback."""
 
 
+class Ahead(Protocol):
+    """What the feedback needs of a scorer that runs ahead."""
+
+    def check(self) -> None:
+        """Raise what stopped it."""
+
+    def meet(self, signals: Signals) -> None:
+        """The strategy is about to be asked about these samples."""
+
+    def passed(self, count: int) -> None:
+        """So many samples have been weighed for the first time."""
+
+
 class Feedback:
     """Binds a strategy to a store for the batches of one stream. Threads may share it.
 
     Args:
         strategy: makes the weights.
         store: remembers; it stays open as long as the feedback lives.
+        ahead: scores samples before they come here, if the strategy wants that.
     """
 
-    def __init__(self, strategy: Strategy, store: Memory) -> None:
+    def __init__(self, strategy: Strategy, store: Memory, ahead: Ahead | None = None) -> None:
         self.strategy = strategy
         self.store = store
+        self.ahead = ahead
         self.token = uuid.uuid4().hex
         self.step = 0
         self._latest: Latest | None = None
@@ -127,6 +142,8 @@ class Feedback:
         if not count:
             return torch.ones(0, dtype=torch.float32, device=signals.device)
         self._warn_of_ranks()
+        if self.ahead is not None:
+            self.ahead.meet(signals)
         weights = self.strategy.weights(signals)
         if not isinstance(weights, Tensor) or weights.shape != (count,):
             found = f"shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
@@ -169,6 +186,8 @@ class Feedback:
         remembered = (weights if weights.is_cpu else weights.cpu()).numpy() if self.strategy.remembers else None
         self.store.record(ids, losses.numpy(), remembered, step=step)
         batch.count(positions)
+        if self.ahead is not None:
+            self.ahead.passed(len(ids))
         if len(signals):
             self.strategy.observe(signals)
         if step == CONSTANT_AFTER and not self.strategy.constant and self.store.stats()["weight_cv"] < 1e-3:

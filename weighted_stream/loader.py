@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,26 +22,38 @@ class WeightedLoader:
         feedback: what the weights are bound to.
         begin_epoch: called when a ``for`` begins.
         as_dict: yield dict batches with the ids inside instead.
+        batching: ``batch_size`` and ``drop_last``, where the dataset inside does the loader's batching.
     """
 
-    def __init__(self, loader: Any, feedback: Feedback, begin_epoch: Callable[[], None], as_dict: bool = False) -> None:
+    def __init__(
+        self,
+        loader: Any,
+        feedback: Feedback,
+        begin_epoch: Callable[[], None],
+        as_dict: bool = False,
+        batching: Mapping[str, Any] | None = None,
+    ) -> None:
         self._loader, self._feedback, self._begin_epoch, self._as_dict = loader, feedback, begin_epoch, as_dict
+        self._batching = batching or {}
 
     def __iter__(self) -> Iterator[Any]:
         """``(batch, weight)`` pairs, or dict batches with ``sample_id``."""
         self._begin_epoch()
         feedback = self._feedback
         for ids, batch in self._loader:
+            if feedback.ahead is not None:
+                feedback.ahead.check()
             yield batch if self._as_dict else (batch, Weight(Batch(np.asarray(ids)), feedback))
 
     def __len__(self) -> int:
         """Number of batches, where the loader knows it."""
-        return len(self._loader)
+        # Not asked of the loader: it would take the number of batches for one of samples, and warn of more.
+        return len(self._loader.dataset if self._batching else self._loader)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_loader" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self._loader, name)
+        return self._batching[name] if name in self._batching else getattr(self._loader, name)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

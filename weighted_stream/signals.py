@@ -60,6 +60,11 @@ class Signals:
         Raises:
             StrategyError: if the store remembers no such thing.
         """
+        values = torch.from_numpy(np.ascontiguousarray(self.known(name), dtype=np.float32))
+        return values.to(self.device if device is None else device)
+
+    def known(self, name: str) -> NDArray[Any]:
+        """The same as the store gives it: an array (B,); looked up once for all names."""
         if self._known is None:
             self._known = self.records(self.ids)
         if name not in self._known:
@@ -69,5 +74,8 @@ class Signals:
                 expected="one of " + ", ".join(self._known),
                 do="mend the strategy's weights()",
             )
-        values = torch.from_numpy(np.ascontiguousarray(self._known[name], dtype=np.float32))
-        return values.to(self.device if device is None else device)
+        return self._known[name]
+
+    def forget(self) -> None:
+        """Look it up anew: the store knows more by now."""
+        self._known = None

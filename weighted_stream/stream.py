@@ -19,6 +19,7 @@ from weighted_stream.errors import SourceError, StoreError, StrategyError, Unbou
 from weighted_stream.feedback import Feedback
 from weighted_stream.loader import WeightedLoader, epoch_seed
 from weighted_stream.rebuild import loader_arguments, rebuild
+from weighted_stream.scoring.ahead import ScoringAhead
 from weighted_stream.sources import source_for
 from weighted_stream.sources.webloader import follow_webloader, torch_loader_of
 from weighted_stream.store import WeightStore
@@ -104,7 +105,9 @@ class WeightedStream:
                 expected='a store opened with mode="a"',
                 do="WeightStore(path), or give the path itself",
             )
-        self._feedback: Feedback | None = Feedback(strategy, store)
+        plan = strategy.scoring
+        self._ahead = None if plan is None else ScoringAhead(self._source, plan, store)
+        self._feedback: Feedback | None = Feedback(strategy, store, self._ahead)
         self._token = self._feedback.token
         self._epoch = self._next_epoch = 0
         # A DataLoader asks by class whether to read by index or in order.
@@ -153,6 +156,7 @@ class WeightedStream:
             own.pop(replaced, None)
         arguments = own | arguments
         reseed = self._shuffle(arguments, seed)
+        shuffles = reseed is not None and getattr(arguments.get("sampler"), "generator", None) is reseed
         batched = arguments.get("batch_size", 1) is not None or arguments.get("batch_sampler") is not None
         collate_fn = arguments.get("collate_fn") or (default_collate if batched else default_convert)
         check_ids = self._source.iterable and self._own_ids
@@ -164,11 +168,24 @@ class WeightedStream:
             self._source.set_epoch(self.epoch)
             if reseed is not None:
                 reseed.manual_seed(epoch_seed(seed, self.epoch))
+            if self._ahead is not None:
+                self._ahead.begin(self.epoch, epoch_seed(seed, self.epoch) if shuffles else None)
 
-        loader: Any = rebuild(kind, self._source.dataset, arguments)
+        dataset, batching = self._batches(arguments) if kind is DataLoader else (self._source.dataset, {})
+        loader: Any = rebuild(kind, dataset, arguments)
         if self._webloader is not None:
             loader = follow_webloader(self._webloader, loader)
-        return WeightedLoader(loader, self._live(), begin_epoch, self._as_dict)
+        return WeightedLoader(loader, self._live(), begin_epoch, self._as_dict, batching)
+
+    def _batches(self, arguments: dict[str, Any]) -> tuple[Dataset[Any], dict[str, Any]]:
+        """The dataset, in whole batches where the source makes them; then what they stand for is taken from arguments."""
+        batching = {"batch_size": arguments.get("batch_size", 1), "drop_last": bool(arguments.get("drop_last"))}
+        size = batching["batch_size"]
+        whole = self._source.batches(size, batching["drop_last"]) if self._source.iterable and size else None
+        if whole is None:
+            return self._source.dataset, {}
+        arguments |= {"batch_size": None, "drop_last": False}
+        return whole, batching
 
     def _shuffle(self, arguments: dict[str, Any], seed: int) -> torch.Generator | None:
         """Set up ``shuffle=True``; the generator to seed at each epoch, if it is ours."""
@@ -208,13 +225,22 @@ class WeightedStream:
         """
         self._epoch = self._next_epoch = check_integer("set_epoch", "epoch", epoch, least=0)
         self._source.set_epoch(epoch)
+        if self._ahead is not None:
+            self._ahead.set_epoch(epoch)
 
     def stats(self) -> dict[str, float]:
-        """Figures to log: those of `WeightStore.stats`, and ``step`` and ``epoch`` of this stream."""
-        return {**self.store.stats(), "step": float(self._live().step), "epoch": float(self.epoch)}
+        """Figures to log: those of `WeightStore.stats`, ``step`` and ``epoch`` of this stream.
+
+        While samples are scored ahead also those of `ScoringAhead.stats`: ``scored_ahead``, ``scorer_rate``
+        (samples/s), ``scorer_parts``, ``scorer_bad_parts``, ``unscored_batches``.
+        """
+        figures = {**self.store.stats(), "step": float(self._live().step), "epoch": float(self.epoch)}
+        return figures if self._ahead is None else figures | self._ahead.stats()
 
     def close(self) -> None:
-        """Close the store, with all feedback in it. Also at the end of a ``with`` block."""
+        """Stop scoring ahead and close the store, with all feedback in it. Also at the end of a ``with`` block."""
+        if self._ahead is not None:
+            self._ahead.close()
         self.store.close()
 
     def __enter__(self) -> WeightedStream:
@@ -232,7 +258,7 @@ class WeightedStream:
 
     def __getstate__(self) -> dict[str, Any]:
         # For a worker: it reads samples and knows whose they are; strategy and store stay in the main process.
-        return {**self.__dict__, "_feedback": None, "_wrapped_loader": None, "_webloader": None}
+        return {**self.__dict__, "_feedback": None, "_ahead": None, "_wrapped_loader": None, "_webloader": None}
 
     def __repr__(self) -> str:
         return f"WeightedStream({self._source.fingerprint().name}, {self.strategy!r})"

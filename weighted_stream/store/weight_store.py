@@ -113,9 +113,9 @@ class WeightStore:
             >>> with WeightStore() as store:
             ...     store.bind_scores(ScoreIdentity("mini", "c0ffee", "mean"))
             ...     store.update([3], similarity=[0.5])
-            ...     store.bind_scores(ScoreIdentity("mini", "decaf", "mean"))
+            ...     store.bind_scores(ScoreIdentity("mini", "tea", "mean"))
             Traceback (most recent call last):
-            weighted_stream.errors.StoreMismatchError: This store holds other scores: target 'decaf' instead of 'c0ffee'.
+            weighted_stream.errors.StoreMismatchError: This store holds other scores: target 'tea' instead of 'c0ffee'.
             ...
         """
         self._check_writes()

@@ -1,0 +1,138 @@
+"""The process that scores ahead of the trainer: what it does from its first to its last message.
+
+It is spawned, so it imports the user's main script again, and it has the trainer's environment: ``OMP_NUM_THREADS`` or
+the encoder itself decide how many threads it takes. It touches a GPU only if the encoder does. Nothing of it stays
+behind: it has no files and no names, and it ends when the trainer does, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from weighted_stream.scoring import ahead_faults
+from weighted_stream.scoring.ahead_messages import Gone, Kind, Line, Scores, pack_json, pack_scores
+from weighted_stream.scoring.ahead_reader import FIRST, Chunk, Reader, Start, batches
+from weighted_stream.scoring.base import Scorer, ScoringPlan
+from weighted_stream.sources.base import Source
+
+GRACE = 1.0
+"""Seconds in which the encoder may finish what it is at, once the trainer is gone."""
+
+
+def main(connection: Connection) -> None:
+    """All of the process.
+
+    Args:
+        connection: to the trainer.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which ends this process
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+    threading.Thread(target=_leave_with, args=(trainer,), daemon=True).start()
+    line = Line(connection)
+    with contextlib.suppress(Gone):
+        try:
+            line.send(Kind.HELLO)
+            _work(line)
+        except Gone:
+            raise
+        except Exception as error:
+            line.send(Kind.FAULT, contents=pack_json(ahead_faults.describe(error)))
+
+
+def _work(line: Line) -> None:
+    source, plan = _load(line.receive().contents)
+    start = Start.of(line.receive())
+    scorer = plan.make()
+    reader = Reader(source, line, plan, start)
+    if not scorer.first_pass or _knows_itself(scorer):
+        line.send(Kind.WHOSE, contents=pack_json(scorer.identity.to_json()))
+    if scorer.first_pass and not (_knows_itself(scorer) and reader.nothing_left()):
+        scorer.learn(lambda: _sweep(source, start, plan.on_bad_shard == "skip", line))
+        line.send(Kind.WHOSE, contents=pack_json(scorer.identity.to_json()))
+    for chunk in reader.chunks():
+        if chunk.ids:
+            began = time.perf_counter()
+            scores = _scores(scorer, chunk)
+            seconds = time.perf_counter() - began
+            reader.adapt(len(chunk.ids), seconds)
+            line.send(Kind.SCORES, contents=pack_scores(np.array(chunk.ids, np.int64), scores, seconds))
+        for name, fault in chunk.ended:
+            line.send(Kind.PART, contents=pack_json({"name": name, "fault": fault}))
+    line.send(Kind.DONE, contents=pack_json({"epoch": reader.finished.epoch}))
+
+
+def _load(parcel: bytes) -> tuple[Source, ScoringPlan]:
+    try:
+        source, plan = pickle.loads(parcel)
+    except Exception as error:
+        raise ahead_faults.cannot_arrive(error) from error
+    return source, plan
+
+
+def _knows_itself(scorer: Scorer) -> bool:
+    """Whether a scorer can tell its identity before it has seen the corpus."""
+    try:
+        return bool(scorer.identity)
+    except Exception:
+        return False
+
+
+def _scores(scorer: Scorer, chunk: Chunk) -> Scores:
+    try:
+        scores = np.asarray(scorer.score(chunk.samples), np.float32)
+        if scores.shape != (len(chunk.ids),):
+            raise ahead_faults.no_scores(f"shape {scores.shape}", f"one per sample, shape ({len(chunk.ids)},)")
+        finite = np.isfinite(scores)
+        if not finite.all():
+            raise ahead_faults.no_scores(f"{scores[~finite][0]} for sample {chunk.ids[finite.argmin()]}", "numbers")
+    except Exception as error:
+        raise ahead_faults.unscorable(chunk.shards, error) from error
+    return scores
+
+
+def _sweep(source: Source, start: Start, skip: bool, line: Line) -> Iterator[Sequence[Any]]:
+    """All samples, for a scorer that has to see the corpus first."""
+    source.set_epoch(start.epoch)
+    for part in source.parts(start.shuffle_seed):
+        try:
+            for batch in batches(part.read(), FIRST):
+                yield [sample for _, sample in batch]
+        except Exception as error:
+            named = ahead_faults.unreadable(part.name, error)
+            if not skip:
+                raise named from error
+            fault = ahead_faults.describe(named)["problem"]
+            line.send(Kind.PART, contents=pack_json({"name": part.name, "fault": fault}))
+
+
+def _leave_with(trainer: Any) -> None:
+    """End this process once the trainer has ended, even if it was killed."""
+    try:
+        # Told by the kernel. The pipes tell it too, but not before the trainer's own workers have let go of them.
+        handle = os.pidfd_open(trainer.pid)
+    except ProcessLookupError:
+        pass
+    except (AttributeError, OSError):  # no Linux, or one that forbids it
+        trainer.join()
+    else:
+        ended = select.poll()
+        ended.register(handle, select.POLLIN)
+        ended.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(1)
