@@ -41,8 +41,10 @@ NAMES = [
     "__version__",
     "chunked_cross_entropy",
     "content_id",
+    "load_scores",
     "make_strategy",
     "per_sample_cross_entropy",
+    "read_scores",
     "strategy_names",
 ]
 

@@ -15,6 +15,8 @@ from weighted_stream.errors import (
     WindowError,
 )
 from weighted_stream.losses import chunked_cross_entropy, per_sample_cross_entropy
+from weighted_stream.shards.scored import load_scores
+from weighted_stream.shards.side_files import read_scores
 from weighted_stream.signals import Signals
 from weighted_stream.sources.ids import content_id
 from weighted_stream.sources.parquet import ParquetDataset
@@ -74,7 +76,9 @@ __all__ = [
     "__version__",
     "chunked_cross_entropy",
     "content_id",
+    "load_scores",
     "make_strategy",
     "per_sample_cross_entropy",
+    "read_scores",
     "strategy_names",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape, glob, has_magic
 from pathlib import Path
@@ -90,12 +90,13 @@ def find_files(paths: PathLike | Iterable[PathLike]) -> dict[str, str]:
     A file of a directory (searched in depth; names that begin with ``_`` or ``.`` are skipped) or of a glob
     pattern is named by its path below the directory, or below the part of the pattern before its first
     wildcard; a file given by itself is named by its base name. So names stay when the data moves or grows.
+    A dict is such a result itself, or a part of one.
 
     Raises:
         SourceError: if a path holds no file, is a URL, or two files have the same name.
     """
-    files: dict[str, str] = {}
-    for path in [paths] if isinstance(paths, (str, os.PathLike)) else list(paths):
+    files: dict[str, str] = dict(paths) if isinstance(paths, Mapping) else {}
+    for path in [] if isinstance(paths, Mapping) else [paths] if isinstance(paths, (str, os.PathLike)) else list(paths):
         for key, file in _expand(os.fspath(path)):
             if key in files:
                 raise SourceError(
