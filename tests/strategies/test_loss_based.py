@@ -251,6 +251,13 @@ def test_ess_gives_the_share_of_the_batch_whatever_the_scale(kind: type[Strategy
     assert (weights[scores.argsort()].diff() >= -1e-6).all()
 
 
+def test_ess_of_losses_far_from_zero() -> None:
+    """Their spread is a millionth of their size: the temperature is, too."""
+    losses = torch.randint(0, 64, (64,), generator=torch.Generator().manual_seed(6)) / 1024
+    weights = Dro(ess=0.6).weights(signals(losses + 4096))
+    torch.testing.assert_close(weights, Dro(ess=0.6).weights(signals(losses)), rtol=1e-4, atol=1e-5)
+
+
 def test_ess_of_lin_upper_ends_at_the_share_of_the_upper_half() -> None:
     """Three of four losses above the middle of the range weigh the same: their share is the least there is."""
     weights = LinUpper(ess=0.5).weights(signals(torch.tensor([0.0, 3.0, 4.0, 5.0])))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from weighted_stream.strategies.temperature import effective_share, temperature_for
 
@@ -59,6 +60,16 @@ def test_the_sigmoid_meets_the_share_or_comes_as_near_as_a_fine_grid(values: lis
         assert got == pytest.approx(share, abs=2e-3)
     else:
         assert got < min(grid) + 0.15  # a step at the mean, from which the share may have dipped before
+
+
+def test_the_sigmoid_takes_the_largest_temperature_of_several() -> None:
+    """Eighty scores next to the mean weigh one half until the step comes near: the share falls to 0.83, then rises."""
+    scores = torch.tensor([0.001] * 80 + [1.0] * 10 + [-1.0] * 10)
+    assert share_at(scores, 0.05, "sigmoid") < 0.84
+    assert share_at(scores, 1e-6, "sigmoid") == pytest.approx(0.9)
+    tau = temperature_for(scores, 0.87, "sigmoid")
+    assert share_at(scores, tau, "sigmoid") == pytest.approx(0.87, abs=1e-3)
+    assert tau > 0.05
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -122,3 +133,14 @@ def test_works_in_and_after_inference_mode() -> None:
         inside = temperature_for(torch.tensor([1.0, 2.0, 4.0]), 0.61)
     after = temperature_for(torch.tensor([1.0, 2.0, 4.0]), 0.61)
     assert inside.item() == after.item()
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_nothing_is_waited_for(gate: str) -> None:
+    """Tensors without values: whoever asks for one (which a device would have to be waited for) gets an error."""
+    temperature_for(torch.rand(8), 0.7, gate)  # the grids are made, with values
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        scores = mode.from_tensor(torch.rand(64))
+        assert temperature_for(scores, 0.7, gate).shape == ()
+        with pytest.raises(RuntimeError):
+            scores.sum().item()
