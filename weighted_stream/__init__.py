@@ -15,6 +15,12 @@ from weighted_stream.errors import (
     WindowError,
 )
 from weighted_stream.losses import chunked_cross_entropy, per_sample_cross_entropy
+from weighted_stream.scoring.hashed import HashedEncoder
+from weighted_stream.scoring.sentence import SentenceEncoder
+from weighted_stream.scoring.similarity_scorer import SimilarityScorer
+from weighted_stream.scoring.static import Model2VecEncoder
+from weighted_stream.scoring.target_set import TargetSet
+from weighted_stream.shards.priors import prior_scores
 from weighted_stream.shards.scored import load_scores
 from weighted_stream.shards.side_files import read_scores
 from weighted_stream.signals import Signals
@@ -49,23 +55,28 @@ __all__ = [
     "Dro",
     "Extremes",
     "Frozen",
+    "HashedEncoder",
     "LinUpper",
     "LossError",
     "MissingExtraError",
+    "Model2VecEncoder",
     "ParquetDataset",
     "Product",
     "Quadratic",
     "SampleIdError",
     "ScoringError",
+    "SentenceEncoder",
     "Shuffled",
     "Signals",
     "Similarity",
+    "SimilarityScorer",
     "SmallLoss",
     "SourceError",
     "StoreError",
     "StoreMismatchError",
     "Strategy",
     "StrategyError",
+    "TargetSet",
     "UnboundError",
     "Uniform",
     "Weight",
@@ -79,6 +90,7 @@ __all__ = [
     "load_scores",
     "make_strategy",
     "per_sample_cross_entropy",
+    "prior_scores",
     "read_scores",
     "strategy_names",
 ]
