@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
@@ -29,7 +29,7 @@ ENDINGS = {
 }
 
 
-def open_input(path: str | PathLike[str], per: Per = "line") -> Input:
+def open_input(path: str | PathLike[str], per: Per = "line", fields: Collection[str] | None = None) -> Input:
     """The samples of a file, or of all files below a directory.
 
     JSON lines (``.jsonl``, ``.jsonl.gz``, also ``.ndjson``): one object a line. Parquet: a row. Plain text (``.txt``,
@@ -40,6 +40,7 @@ def open_input(path: str | PathLike[str], per: Per = "line") -> Input:
     Args:
         path: the file or directory.
         per: what a sample of plain text is.
+        fields: of Parquet files, read only the columns of these names; None: all.
 
     Raises:
         SourceError: if there is nothing of the kind, or of two kinds; while reading, for a line that is no JSON object,
@@ -51,8 +52,11 @@ def open_input(path: str | PathLike[str], per: Per = "line") -> Input:
     files, kind = _find(path)
     if kind == "Parquet":
         found = read_footers(path, None)  # refuses files that differ in their schema
+        schema = pq.read_schema(found.paths[0]).remove_metadata()
+        if fields is not None:
+            schema = pa.schema([field for field in schema if field.name in fields])
         files = dict(zip(found.keys, map(Path, found.paths), strict=True))
-        return Input(lambda: _chain(files, _read_parquet), pq.read_schema(found.paths[0]).remove_metadata())
+        return Input(lambda: _chain(files, lambda name, file: _read_parquet(name, file, schema.names)), schema)
     read = _read_json if kind == "JSON lines" else _read_lines if per == "line" else _read_text
     return Input(lambda: _chain(files, lambda name, file: in_blocks(name, _read_or_raise(file, read))))
 
@@ -90,11 +94,11 @@ def _chain(files: dict[str, Path], read: Callable[[str, Path], Iterator[Block]])
         yield from read(name, file)
 
 
-def _read_parquet(name: str, path: Path) -> Iterator[Block]:
+def _read_parquet(name: str, path: Path, columns: list[str]) -> Iterator[Block]:
     start = 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(ROWS, use_threads=False):
+            for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
                 yield Block(name, start, batch.to_pylist())
                 start += len(batch)
     except (pa.ArrowException, OSError) as error:
