@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighted_stream.demo.corpus import OPENING, Corpus, file_corpus, installed_corpus, read_texts
+from weighted_stream.demo.corpus import EXAMPLES, OPENING, Corpus, file_corpus, installed_corpus, read_texts
 from weighted_stream.demo.texts import LEAST, PER_PACKAGE, STANDARD_LIBRARY, chunks, topics
 from weighted_stream.errors import SourceError
 
@@ -56,6 +56,13 @@ def test_held_out_text_is_not_in_the_stream_and_does_not_repeat(corpus: Corpus) 
         assert len(held_out) == len(openings(held_out)) == 100
         assert not openings(held_out) & openings(corpus.train)
     assert not openings(corpus.target) & openings(corpus.rest)
+
+
+def test_the_examples_of_the_target_are_neither_in_the_stream_nor_held_out(corpus: Corpus) -> None:
+    assert len(corpus.examples) == len(openings(corpus.examples)) == EXAMPLES
+    assert {s.kind for s in corpus.examples} == {"reference"}
+    assert not openings(corpus.examples) & openings(corpus.train + corpus.target + corpus.rest)
+    assert "reference" in corpus.kinds()
 
 
 def test_all_kinds_are_there_and_no_package_dominates(corpus: Corpus) -> None:
@@ -114,13 +121,23 @@ def test_a_corpus_of_a_file_and_a_target(tmp_path: Path) -> None:
     rows = texts(200)
     data = write(tmp_path / "data.jsonl", rows[:150] + rows[:10])
     target = write(tmp_path / "target.txt", rows[145:170])
-    corpus = file_corpus(data, target, held_out=12)
+    corpus = file_corpus(data, target, held_out=12, examples=7)
     assert len(corpus.rest) == 12
     assert len(corpus.train) == 148
     assert corpus.repeats == pytest.approx(10 / 148)
     assert len(corpus.target) == 12
-    assert not openings(corpus.target + corpus.rest) & openings(corpus.train)
-    assert file_corpus(data).target == []
+    assert len(corpus.examples) == 7
+    assert not openings(corpus.target + corpus.rest + corpus.examples) & openings(corpus.train)
+    assert not openings(corpus.examples) & openings(corpus.target + corpus.rest)
+    assert file_corpus(data).target == file_corpus(data).examples == []
+
+
+def test_half_of_a_small_target_is_held_out(tmp_path: Path) -> None:
+    rows = texts(60)
+    data, target = write(tmp_path / "data.jsonl", rows[:50]), write(tmp_path / "target.txt", rows[50:] + rows[50:])
+    corpus = file_corpus(data, target)
+    assert (len(corpus.examples), len(corpus.target)) == (5, 5)
+    assert not openings(corpus.examples) & openings(corpus.target)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the demo trains on and what it is measured on: a training stream and two held-out sets."""
+"""What the demo trains on and is measured on: a training stream, examples of the target, two held-out sets."""
 
 from __future__ import annotations
 
@@ -20,20 +20,25 @@ from weighted_stream.errors import SourceError
 OPENING = 160
 """Characters that two texts must differ in to count as different: what fits the small model's context."""
 
+EXAMPLES = 128
+"""Texts of the target that a strategy is shown."""
+
 
 @dataclass(frozen=True)
 class Corpus:
-    """A training stream and held-out texts; none of these begins as any text of the stream does.
+    """A training stream and texts beside it; none of these begins as any text of the stream, or another of them, does.
 
     Attributes:
         train: the stream, shuffled, repeats and all.
-        target: what training should become good at; may be empty.
-        rest: diverse other text, no two alike.
+        target: what training should become good at, held out; may be empty.
+        rest: diverse other text, held out.
+        examples: more of the target, for strategies that are told what to become good at; may be empty.
     """
 
     train: list[Sample]
     target: list[Sample]
     rest: list[Sample]
+    examples: list[Sample]
 
     @property
     def repeats(self) -> float:
@@ -46,7 +51,7 @@ class Corpus:
         return {kind: count / len(self.train) for kind, count in counts.most_common()}
 
 
-def installed_corpus(seed: int = 0, size: int = 12_800, held_out: int = 256) -> Corpus:
+def installed_corpus(seed: int = 0, size: int = 12_800, held_out: int = 256, examples: int = EXAMPLES) -> Corpus:
     """The text of the installed packages and of the language reference (about 5 s for 170 packages).
 
     The target is the language reference (`topics`), a part of which is in the stream; the rest is text of all
@@ -56,8 +61,9 @@ def installed_corpus(seed: int = 0, size: int = 12_800, held_out: int = 256) -> 
         seed: of the choice and of the order. The same packages and seed give the same corpus.
         size: texts in the stream, at most.
         held_out: texts in each held-out set, at most.
+        examples: of the target, at most.
     """
-    return _split(installed_texts(seed), topics(), seed, size, held_out)
+    return _split(installed_texts(seed), topics(), seed, size, held_out, examples)
 
 
 def file_corpus(
@@ -67,22 +73,24 @@ def file_corpus(
     seed: int = 0,
     size: int = 12_800,
     held_out: int = 256,
+    examples: int = EXAMPLES,
 ) -> Corpus:
     """A corpus of the user's own text; see `read_texts` for the files.
 
     Args:
         data: the stream; a part of it is held out as the rest.
-        target: what training should become good at; held out entirely. None: no target.
+        target: what training should become good at; none of it is put into the stream. None: no target.
         seed: of the choice and of the order.
         size: texts in the stream, at most.
         held_out: texts in each held-out set, at most; the rest takes no more than a tenth of the data.
+        examples: of the target, at most, and no more than half of it.
 
     Raises:
         SourceError: if a file cannot be read or holds too little text.
     """
     texts = [Sample(text, "data", Path(data).name) for text in read_texts(data)]
     wanted = [] if target is None else [Sample(t, "target", Path(target).name) for t in read_texts(target)]
-    corpus = _split(texts, [], seed, size, min(held_out, len(texts) // 10))
+    corpus = _split(texts, [], seed, size, min(held_out, len(texts) // 10), 0)
     if not corpus.rest:
         raise SourceError(
             "There is too little text to hold some of it out.",
@@ -91,8 +99,11 @@ def file_corpus(
             do="give a file with more text",
         )
     random.Random(f"{seed}:target").shuffle(wanted)
-    seen = {_opening(s) for s in corpus.train}
-    return Corpus(corpus.train, [s for s in wanted if _opening(s) not in seen][:held_out], corpus.rest)
+    beside = {_opening(s) for s in corpus.train + corpus.rest}
+    different = {_opening(s): s for s in wanted if _opening(s) not in beside}
+    wanted = list(different.values())
+    shown = min(examples, len(wanted) // 2)
+    return Corpus(corpus.train, wanted[shown:][:held_out], corpus.rest, wanted[:shown])
 
 
 def read_texts(path: str | PathLike[str]) -> list[str]:
@@ -148,18 +159,18 @@ def _opening(sample: Sample) -> str:
     return " ".join(sample.text.split())[:OPENING]
 
 
-def _split(texts: list[Sample], wanted: list[Sample], seed: int, size: int, held_out: int) -> Corpus:
-    """Hold out texts that occur once: the target from ``wanted``, the rest of ``texts``, as many of a kind."""
+def _split(texts: list[Sample], wanted: list[Sample], seed: int, size: int, held_out: int, examples: int) -> Corpus:
+    """Set aside texts that occur once: target and examples of ``wanted``, the rest of ``texts``, as many of a kind."""
     rng = random.Random(seed)
     count = Counter(_opening(s) for s in texts + wanted)
-    target_pool = rng.sample(wanted, len(wanted))
-    target = [s for s in target_pool if count[_opening(s)] == 1][:held_out]
+    target_pool = [s for s in rng.sample(wanted, len(wanted)) if count[_opening(s)] == 1]
+    target, shown = target_pool[:held_out], target_pool[held_out : held_out + examples]
     by_kind: dict[str, list[Sample]] = defaultdict(list)
     for sample in rng.sample(texts, len(texts)):
         if count[_opening(sample)] == 1:
             by_kind[sample.kind].append(sample)
     in_turn = zip_longest(*(by_kind[kind] for kind in sorted(by_kind)))
     rest = [s for turn in in_turn for s in turn if s is not None][:held_out]
-    out = {_opening(s) for s in target + rest}
+    out = {_opening(s) for s in target + shown + rest}
     pool = [s for s in texts + wanted if _opening(s) not in out]
-    return Corpus(rng.sample(pool, min(size, len(pool))), target, rest)
+    return Corpus(rng.sample(pool, min(size, len(pool))), target, rest, shown)
