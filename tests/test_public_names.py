@@ -15,6 +15,7 @@ NAMES = [
     "Extremes",
     "Frozen",
     "HashedEncoder",
+    "HiddenStateEncoder",
     "LinUpper",
     "LossError",
     "MissingExtraError",

@@ -16,6 +16,7 @@ from weighted_stream.errors import (
 )
 from weighted_stream.losses import chunked_cross_entropy, per_sample_cross_entropy
 from weighted_stream.scoring.hashed import HashedEncoder
+from weighted_stream.scoring.hidden import HiddenStateEncoder
 from weighted_stream.scoring.sentence import SentenceEncoder
 from weighted_stream.scoring.similarity_scorer import SimilarityScorer
 from weighted_stream.scoring.static import Model2VecEncoder
@@ -56,6 +57,7 @@ __all__ = [
     "Extremes",
     "Frozen",
     "HashedEncoder",
+    "HiddenStateEncoder",
     "LinUpper",
     "LossError",
     "MissingExtraError",
