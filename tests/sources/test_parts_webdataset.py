@@ -202,6 +202,21 @@ def test_ids_made_behind_the_pipeline_are_not_known_ahead(urls: list[str]) -> No
         WebDatasetSource(open_tars(urls), to_marker).parts()
 
 
+@pytest.mark.parametrize("name", ["dataset", "stages", "nested", "mix"])
+def test_stages_that_do_not_pickle_are_left_behind(urls: list[str], name: str) -> None:
+    pipeline = pipelines(urls)[name]
+    if name == "mix":
+        pipeline.datasets = [part.map(lambda sample: sample) for part in pipeline.datasets]
+    else:
+        pipeline.append(wds.map(lambda sample: sample))
+    source = WebDatasetSource(pipeline)
+    copy = pickle.loads(pickle.dumps(source))
+    assert read_parts(copy) == read_parts(source)
+    with pytest.raises(SourceError, match="does not pickle"):
+        _ = copy.dataset
+    assert sorted(delivered(source)) == sorted(pairs_of(read_parts(copy)))
+
+
 def listing(source: Any = None) -> Iterator[Any]:
     yield {"url": "a.tar"}
 

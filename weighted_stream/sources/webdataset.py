@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from copy import copy
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -16,7 +17,7 @@ from weighted_stream.sources.parts import Part
 from weighted_stream.sources.shard_names import depth_needed, is_local, location, shard_name
 from weighted_stream.sources.tagging import TaggedStages, refuse_one_location
 from weighted_stream.sources.tracking import stage_name
-from weighted_stream.sources.webdataset_parts import node, webdataset_parts
+from weighted_stream.sources.webdataset_parts import node, only_reading, webdataset_parts
 
 _COUNT_EPOCHS = {"webdataset.filters.detshuffle", "webdataset.shardlists.ResampledShards"}
 
@@ -65,6 +66,7 @@ class WebDatasetSource(Source):
         self._id_fn = id_fn
         self._counting: list[Any] = []
         self._parent_replica: tuple[int, int] | None = None
+        self._left_behind = ""
         self._dataset = _with_ids(data, self._depth, id_fn, self._counting)
 
     @staticmethod
@@ -74,7 +76,18 @@ class WebDatasetSource(Source):
 
     @property
     def dataset(self) -> IterableDataset[Any]:
-        """The pipeline with ids: yields ``(id, sample)``, or ``([id, ...], batch)`` if it batches."""
+        """The pipeline with ids: yields ``(id, sample)``, or ``([id, ...], batch)`` if it batches.
+
+        Raises:
+            SourceError: in a copy in another process, if the pipeline has stages that do not pickle.
+        """
+        if self._left_behind:
+            raise SourceError(
+                "A stage of this pipeline does not pickle, so only its shards are known in this process.",
+                found=self._left_behind,
+                expected="functions that pickle: no lambdas, nothing defined inside a function",
+                do="define the stage's function in a module, or use workers that fork",
+            )
         return self._dataset
 
     def fingerprint(self) -> Fingerprint:
@@ -107,7 +120,12 @@ class WebDatasetSource(Source):
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process has no process group to ask for its rank.
-        return {**self.__dict__, "_parent_replica": self._parent_replica or node()}
+        state = {**self.__dict__, "_parent_replica": self._parent_replica or node()}
+        try:
+            ForkingPickler.dumps(self._dataset)
+        except Exception as error:  # pickle raises what it likes; lambdas behind the tar reader are common
+            state.update(_dataset=only_reading(self._dataset), _left_behind=f"{type(error).__name__}: {error}")
+        return state
 
     def set_epoch(self, epoch: int) -> None:
         """Let ``detshuffle`` and ``ResampledShards`` begin at this epoch: without it each new worker counts

@@ -25,6 +25,7 @@ _IN_ORDER = "webdataset.filters.detshuffle"
 _AT_RANDOM = {"webdataset.filters._shuffle", "webdataset.filters._rsample"}
 _PASS = {f"webdataset.shardlists.{name}" for name in ("non_empty", "single_node_only", "resampled_")}
 _OF_LISTS = {_SPLIT_NODES, _SPLIT_WORKERS, _IN_ORDER, *_AT_RANDOM, *_PASS}
+READS_TAR = {"webdataset.tariterators.group_by_keys", "webdataset.tariterators.tarfile_samples"}
 _END = object()
 
 
@@ -106,6 +107,23 @@ def webdataset_parts(dataset: Any, depth: int, replica: tuple[int, int], workers
     """
     listed = _listed(dataset, replica, max(workers, 1))
     return None if listed is None else _once(listed, depth)
+
+
+def only_reading(dataset: Any) -> Any:
+    """A pipeline with ids without the stages behind the reading of tar files, which parts do without."""
+    result = copy(dataset)
+    if hasattr(dataset, "datasets"):
+        result.datasets = [only_reading(part) for part in dataset.datasets]
+        return result
+    tagged = dataset.pipeline[0] if hasattr(dataset, "pipeline") else dataset
+    first, *later = tagged._stages
+    reads = next((n for n, stage in enumerate(later, 1) if stage_name(stage) in READS_TAR), len(later))
+    stages = [only_reading(first)] if tagged._tagged else [first, *later[:reads]]
+    kept = TaggedStages(stages, tagged._invoke, tagged._depth, None, tagged._tagged)
+    if tagged is dataset:
+        return kept
+    result.pipeline = [kept]
+    return result
 
 
 def _once(listed: list[tuple[str, _Reader]], depth: int) -> Iterator[Part]:
