@@ -12,15 +12,15 @@ VOCAB, TOKENS = 50, 7
 transformers = pytest.importorskip("transformers")
 
 
-def gpt2(dropout: float = 0.0) -> nn.Module:
-    sizes = {"n_positions": 16, "n_embd": 32, "n_layer": 2, "n_head": 2, "eos_token_id": 0, "bos_token_id": 0}
+def gpt2(dropout: float = 0.0, layers: int = 2) -> nn.Module:
+    sizes = {"n_positions": 16, "n_embd": 32, "n_layer": layers, "n_head": 2, "eos_token_id": 0, "bos_token_id": 0}
     drops = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
     torch.manual_seed(0)
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=VOCAB, **sizes, **drops)).train()
 
 
-def llama(dropout: float = 0.0) -> nn.Module:
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+def llama(dropout: float = 0.0, layers: int = 2) -> nn.Module:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers, "num_attention_heads": 2}
     config = transformers.LlamaConfig(
         vocab_size=VOCAB, num_key_value_heads=2, max_position_embeddings=16, attention_dropout=dropout, **sizes
     )

@@ -52,9 +52,11 @@ def test_it_is_phi_of_each_sample_in_any_batch(make) -> None:
 def test_it_travels_to_another_process() -> None:
     encoder = HiddenStateEncoder(tiny_models.gpt2(), prepare, device="cpu")
     torch.testing.assert_close(pickle.loads(pickle.dumps(encoder)).encode(SAMPLES), encoder.encode(SAMPLES))
+    samples = [[1, 2, 3], [4, 5, 6]]
+    encoder = HiddenStateEncoder(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9)), torch.tensor, head="1")
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        vectors = pool.submit(encoder.encode, SAMPLES).result()
-    torch.testing.assert_close(vectors, encoder.encode(SAMPLES))
+        vectors = pool.submit(encoder.encode, samples).result()
+    torch.testing.assert_close(vectors, encoder.encode(samples))
 
 
 def test_its_name() -> None:

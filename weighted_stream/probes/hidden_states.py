@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weighted_stream.errors import StrategyError
+from weighted_stream.probes.heads import find_watched
 from weighted_stream.probes.pooling import position_weighted_mean
 from weighted_stream.probes.running import unwrapped
 from weighted_stream.probes.taps import Tap, remove
@@ -77,7 +78,7 @@ class HiddenStateProbe:
         body: nn.Module | str | None = None,
         mask: MaskOf | None = None,
     ) -> None:
-        self.model = unwrapped(_module(model))
+        self.model = unwrapped(model)
         self.autocast: Autocast | None = None
         """That of the latest training forward."""
         self._mask = mask
@@ -86,7 +87,7 @@ class HiddenStateProbe:
         self._aside: list[Tensor | StrategyError] | None = None
         self._call: Mapping[str, Any] | None = None
         self._forwards = 0
-        self._at = _find(self.model, head, body)
+        self._at = find_watched(self.model, head, body)
         hooks = [self.model.register_forward_pre_hook(Tap(self._begin), with_kwargs=True)]
         if body is None:
             hooks.append(self._at.register_forward_pre_hook(Tap(self._see_input)))
@@ -253,43 +254,3 @@ def _checked(seen: Tensor | StrategyError) -> Tensor:
     if isinstance(seen, StrategyError):
         raise seen
     return seen
-
-
-def _module(model: Any) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise StrategyError(
-            "Hidden states come from a model.",
-            found=type(model).__name__,
-            expected="the torch.nn.Module in training",
-            do="pass the model itself",
-        )
-    return model
-
-
-def _find(model: nn.Module, head: nn.Module | str | None, body: nn.Module | str | None) -> nn.Module:
-    """The module to watch."""
-    given = head if body is None else body
-    if head is not None and body is not None:
-        raise _no_module(model, "both head and body", "one of them")
-    if given is None:
-        getter = getattr(model, "get_output_embeddings", None)
-        given = None if getter is None else getter()
-        if given is None:
-            raise _no_module(model, "no get_output_embeddings() that gives one", "the module whose input they are")
-    if isinstance(given, str):
-        named = dict(model.named_modules())
-        if given not in named:
-            raise _no_module(model, f"no module named {given!r}", f"one of {', '.join(list(named)[1:][-8:])} …")
-        given = named[given]
-    if not any(given is module for module in model.modules()):
-        raise _no_module(model, f"a {type(given).__name__} that is not a part of it", "a module of the model")
-    return given
-
-
-def _no_module(model: nn.Module, found: str, expected: str) -> StrategyError:
-    return StrategyError(
-        f"Where are the last hidden states of {type(model).__name__}?",
-        found=found,
-        expected=expected,
-        do="pass head=, the output layer (a module or its dotted name, e.g. 'lm_head')",
-    )

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from weighted_stream.errors import StrategyError
+
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on one of its batches; what it returns is not looked at."""
 
@@ -18,11 +20,21 @@ Forward = Callable[[nn.Module, Any], Any]
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside `torch.compile`, DistributedDataParallel and DataParallel.
 
+    Raises:
+        StrategyError: if this is no model.
+
     Example:
         >>> model = nn.Linear(2, 2)
         >>> unwrapped(torch.compile(nn.DataParallel(model))) is model
         True
     """
+    if not isinstance(model, nn.Module):
+        raise StrategyError(
+            "Hidden states come from a model.",
+            found=type(model).__name__,
+            expected="the torch.nn.Module in training",
+            do="pass the model itself",
+        )
     while True:
         inner = model._modules.get("_orig_mod")
         if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
