@@ -69,10 +69,10 @@ class HashedEncoder:
     def _rarity(self, texts: Iterable[str]) -> Any:
         from weighted_stream.scoring import scikit
 
-        counts = scikit.HashedCounts(self.ngrams, self.stop_words)(check_texts(list(texts), "HashedEncoder"))
-        if not counts.shape[0]:
+        known = check_texts(list(texts), "HashedEncoder")
+        if not known:
             raise _impossible("idf", "no text", "a few thousand texts")
-        return scikit.rarity(counts)
+        return scikit.rarity(scikit.HashedCounts(self.ngrams, self.stop_words)(known))
 
     @property
     def name(self) -> str:

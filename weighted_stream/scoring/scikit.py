@@ -14,10 +14,10 @@ from torch import Tensor
 from weighted_stream.errors import missing_extra
 
 try:
+    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
-    from sklearn.random_projection import SparseRandomProjection
 except ImportError as error:
     raise missing_extra("scikit-learn", "embed") from error
 
@@ -25,7 +25,7 @@ FEATURES = 1 << 18
 """Buckets that words are hashed into: few enough for a projection of 25 MB, enough for common words."""
 
 NONZERO = 8
-"""Dimensions that one bucket goes to, on average: with fewer, a word in a thousand would go to none."""
+"""Dimensions that one bucket goes to."""
 
 
 class HashedCounts:
@@ -63,10 +63,15 @@ def rarity(counts: Any) -> NDArray[np.float32]:
 
 
 def projection(dim: int, seed: int) -> Any:
-    """A sparse random matrix (FEATURES, dim) that keeps inner products on average (Achlioptas 2003; Li et al. 2006)."""
-    shape = np.zeros((1, FEATURES), np.float32)
-    fitted = SparseRandomProjection(dim, density=NONZERO / dim, random_state=seed).fit(shape)
-    return fitted.components_.T.tocsr()
+    """A sparse random matrix (FEATURES, dim) that keeps inner products on average (Li, Hastie, Church 2006).
+
+    scikit-learn's own takes 3 s to make; this takes 20 ms. Each bucket goes to a few dimensions, with random signs.
+    """
+    draw = np.random.RandomState(seed)  # whose numbers stay the same in every version of numpy
+    columns = draw.randint(0, dim, FEATURES * NONZERO, dtype=np.int32)
+    signs = draw.randint(0, 2, FEATURES * NONZERO, dtype=np.int8) * np.float32(2) - 1
+    ends = np.arange(0, FEATURES * NONZERO + 1, NONZERO, dtype=np.int32)
+    return csr_matrix((signs / np.float32(NONZERO**0.5), columns, ends), shape=(FEATURES, dim))
 
 
 def unit_centroids(vectors: Tensor, k: int, seed: int = 0) -> Tensor:
