@@ -178,7 +178,7 @@ class WeightedStream:
         return WeightedLoader(loader, self._live(), begin_epoch, self._as_dict, batching)
 
     def _batches(self, arguments: dict[str, Any]) -> tuple[Dataset[Any], dict[str, Any]]:
-        """The dataset, in whole batches where the source makes them; then what they stand for is taken from arguments."""
+        """The dataset, in whole batches where the source makes them: then with the arguments that they take over."""
         batching = {"batch_size": arguments.get("batch_size", 1), "drop_last": bool(arguments.get("drop_last"))}
         size = batching["batch_size"]
         whole = self._source.batches(size, batching["drop_last"]) if self._source.iterable and size else None

@@ -82,6 +82,18 @@ class Source(ABC):
         """Whether the dataset is read in order rather than by index."""
         return isinstance(self.dataset, IterableDataset)
 
+    def batches(self, size: int, drop_last: bool) -> IterableDataset[Any] | None:
+        """The dataset in the batches that a loader would make, ``(ids, samples)``, where that is quicker.
+
+        Args:
+            size: samples per batch.
+            drop_last: leave a smaller last batch out.
+
+        Returns:
+            A dataset for a loader without batching, of as many items as there are batches; None: there is none.
+        """
+        return None
+
     def parts(self, shuffle_seed: int | None = None) -> Iterator[Part]:
         """The dataset in parts, as nearly as can be told in the order in which a trainer comes to need them.
 

@@ -13,6 +13,7 @@ from weighted_stream.errors import SourceError
 from weighted_stream.sources.base import Fingerprint, Source
 from weighted_stream.sources.ids import ROW_BITS, shard_base
 from weighted_stream.sources.keys import IdFn, by, identify
+from weighted_stream.sources.parquet_batches import ParquetBatches
 from weighted_stream.sources.parquet_dataset import ParquetDataset, Row
 from weighted_stream.sources.parquet_files import ParquetFiles
 from weighted_stream.sources.parquet_parts import parquet_parts
@@ -112,6 +113,11 @@ class ParquetSource(Source):
         self._epoch = epoch
         if self._parent_replica is None:
             self._data.set_epoch(epoch)
+
+    def batches(self, size: int, drop_last: bool) -> ParquetBatches | None:
+        """Whole batches, unless rows are shuffled or name themselves one by one."""
+        simple = self._id_fn is None and not self._data.shuffle and isinstance(size, int) and size > 0
+        return ParquetBatches(self._data, size, drop_last) if simple else None
 
     def parts(self, shuffle_seed: int | None = None) -> Iterator[Part]:
         """Row groups of this rank, in the order of (seed, epoch); ``shuffle_seed`` has no meaning here."""

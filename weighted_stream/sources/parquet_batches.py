@@ -1,0 +1,55 @@
+"""Rows of Parquet files in whole batches: what is the same for a block of rows is done once for the block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset
+
+from weighted_stream.sources.ids import ROW_BITS, shard_base, shard_ids
+from weighted_stream.sources.parquet_dataset import ParquetDataset, Row
+from weighted_stream.sources.wrapping import Forwarding
+
+Ids: TypeAlias = NDArray[np.int64]
+
+
+class ParquetBatches(Forwarding, IterableDataset[tuple[Ids, list[Row]]]):
+    """The rows of an unshuffled `ParquetDataset` as ``(ids, rows)`` of whole batches, for a loader without batching.
+
+    Each reader (a worker of a rank) makes the batches that a loader would make of its rows.
+
+    Args:
+        data: the dataset.
+        size: rows per batch.
+        drop_last: leave a smaller last batch out.
+    """
+
+    def __init__(self, data: ParquetDataset, size: int, drop_last: bool) -> None:
+        self._wrapped, self._size, self._drop_last = data, size, drop_last
+
+    def __len__(self) -> int:
+        rows = len(self._wrapped)
+        return rows // self._size if self._drop_last else -(-rows // self._size)
+
+    def __iter__(self) -> Iterator[tuple[Ids, list[Row]]]:
+        ids, rows = np.empty(0, np.int64), list[Row]()
+        for more_ids, more_rows in self._wrapped.deliver(self._block):
+            ids = np.concatenate([ids, more_ids]) if len(ids) else more_ids
+            rows = rows + more_rows if rows else more_rows
+            whole = len(rows) - len(rows) % self._size
+            for start in range(0, whole, self._size):
+                yield ids[start : start + self._size], rows[start : start + self._size]
+            ids, rows = ids[whole:], rows[whole:]
+        if rows and not self._drop_last:
+            yield ids, rows
+
+    def _block(self, file: int, start: int, rows: list[Row]) -> Iterable[tuple[Ids, list[Row]]]:
+        key, stop = self._wrapped.files.keys[file], start + len(rows)
+        block = start >> ROW_BITS
+        if block == (stop - 1) >> ROW_BITS:  # as nearly always
+            base = shard_base(key, block) - (block << ROW_BITS)
+            return [(np.arange(base + start, base + stop), rows)]
+        return [(shard_ids(key, np.arange(start, stop)), rows)]
