@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,16 @@ class ListSource(Source):
         for name, numbers in reversed(named) if self.backwards else named:
             order = numbers[::-1] if self.backwards else numbers
             yield ListPart(name, order, self.knows, self.bad.get(name), self.log)
+
+
+class GrowingSource(ListSource):
+    """One more shard every epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.grown = epoch + 1
+
+    def parts(self, shuffle_seed: int | None = None) -> Iterator[Part]:
+        return islice(super().parts(), self.grown)
 
 
 class Scored(Strategy):
