@@ -9,6 +9,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from weighted_stream import WeightStore, __version__
@@ -19,6 +20,7 @@ from weighted_stream.demo.shards import FORMATS
 pytest.importorskip("tokenizers")
 pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
+pytest.importorskip("sklearn")
 
 pytestmark = [
     # webdataset leaves closing its tar files to the garbage collector.
@@ -54,22 +56,30 @@ def test_a_run_from_each_format(
         pytest.importorskip("streaming")
     if kind == "webdataset":
         pytest.importorskip("webdataset")
-    assert demo(files, tmp_path / "out", "--format", kind, "--option", "r=1.5") == 0
+    chosen = ["--strategy", "linupper", "--option", "r=1.5", "--strategy", "similarity", "--option", "ess=0.6"]
+    assert demo(files, tmp_path / "out", "--format", kind, *chosen) == 0
     printed = capsys.readouterr()
-    for words in ("uniform", "linupper r=1.5", "held-out target", "held-out rest", "effective sample size"):
+    for words in ("uniform", "linupper r=1.5", "similarity ess=0.6", "held-out target", "held-out rest", "effective"):
         assert words in printed.out
     assert "3/3" in printed.err
     assert (tmp_path / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")
     figures = json.loads((tmp_path / "out" / "demo.json").read_text())
     assert figures["repeats"] == pytest.approx(20 / figures["texts"], abs=0.05)
-    assert figures["options"] == {"r": 1.5}
-    uniform, weighted = figures["curves"]["uniform"], figures["curves"]["linupper r=1.5"]
-    assert uniform["steps"] == weighted["steps"] == [1, 2, 3]
-    assert uniform["losses"] != weighted["losses"]
-    assert uniform["ess"] == pytest.approx([1.0] * 3)
-    assert all(share < 1.0 for share in weighted["ess"])
-    with WeightStore(tmp_path / "out" / "weights") as store:
-        assert store.stats()["samples"] == figures["texts"]
+    assert figures["examples"] == 10
+    assert [choice["options"] for choice in figures["strategies"]] == [{"r": 1.5}, {"ess": 0.6}]
+    curves = figures["curves"]
+    assert list(curves) == ["uniform", "linupper r=1.5", "similarity ess=0.6"]
+    assert all(curve["steps"] == [1, 2, 3] for curve in curves.values())
+    assert len({str(curve["losses"]) for curve in curves.values()}) == 3
+    assert curves["uniform"]["ess"] == pytest.approx([1.0] * 3)
+    assert all(share < 1.0 for share in curves["linupper r=1.5"]["ess"])
+    assert curves["similarity ess=0.6"]["ess"] == pytest.approx([0.6] * 3, abs=0.01)
+    assert figures["texts"] == 126
+    for name in ("uniform", "linupper-r-1.5", "similarity-ess-0.6"):
+        with WeightStore(tmp_path / "out" / "weights" / name) as store:
+            assert store.stats()["samples"] == figures["texts"]
+            scored = ~np.isnan(np.concatenate([records["similarity"] for _, records in store]))
+            assert scored.all() if name.startswith("similarity") else not scored.any()
 
 
 def test_same_seed_same_numbers(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -79,6 +89,7 @@ def test_same_seed_same_numbers(files: tuple[Path, Path], tmp_path: Path) -> Non
         curves.append(json.loads((tmp_path / "demo.json").read_text())["curves"])
         for curve in curves[-1].values():
             del curve["seconds"]
+    assert list(curves[0]) == ["uniform", "linupper", "similarity"]
     assert curves[0] == curves[1] != curves[2]
 
 
@@ -94,6 +105,8 @@ def test_without_a_target(files: tuple[Path, Path], tmp_path: Path, capsys: pyte
     printed = capsys.readouterr().out
     assert "held-out rest" in printed
     assert "held-out target" not in printed
+    assert "similarity is left out" in printed
+    assert list(json.loads((tmp_path / "demo.json").read_text())["curves"]) == ["uniform", "linupper"]
 
 
 def test_someone_elses_folder_is_left_alone(
@@ -112,8 +125,10 @@ def test_someone_elses_folder_is_left_alone(
     ("arguments", "says"),
     [
         (["--strategy", "linuper"], "linuper"),
-        (["--option", "R=1"], "R"),
-        (["--option", "r=0"], "r=0"),
+        (["--strategy", "linupper", "--option", "R=1"], "R"),
+        (["--strategy", "linupper", "--option", "r=0"], "r=0"),
+        (["--strategy", "similarity", "--option", "ess=2"], "ess=2"),
+        (["--strategy", "linupper", "--strategy", "nonsense"], "nonsense"),
         (["--data", "missing.txt"], "missing.txt"),
     ],
 )
@@ -131,7 +146,9 @@ def test_refusals(arguments: list[str], says: str, tmp_path: Path, capsys: pytes
         [],
         ["demo", "--steps", "0"],
         ["demo", "--seed", "-1"],
-        ["demo", "--option", "r"],
+        ["demo", "--strategy", "linupper", "--option", "r"],
+        ["demo", "--option", "r=1"],
+        ["demo", "--data", "x.txt", "--strategy", "similarity"],
         ["demo", "--format", "csv"],
         ["demo", "--target", "x.txt"],
         ["dance"],

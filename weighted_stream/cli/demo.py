@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
+import re
 import shutil
-import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from weighted_stream.cli.options import not_negative, option, positive, table
+from weighted_stream.cli.demo_outcome import compare, write_figures
+from weighted_stream.cli.options import not_negative, option, positive
+from weighted_stream.cli.progress import progress_bar
+from weighted_stream.demo.choice import Choice
 from weighted_stream.demo.corpus import Corpus, file_corpus, installed_corpus
 from weighted_stream.demo.model import GPT, GPTConfig
 from weighted_stream.demo.shards import FORMATS, read_shards, write_shards
 from weighted_stream.demo.tokenizer import BPE
 from weighted_stream.demo.train import Curve, endless, train
-from weighted_stream.errors import MissingExtraError, SourceError, missing_extra
-from weighted_stream.strategies import Strategy, Uniform, make_strategy, strategy_names
+from weighted_stream.errors import MissingExtraError, SourceError
+from weighted_stream.strategies import Strategy, strategy_names
 from weighted_stream.stream import WeightedStream
 
 BATCH = 64
@@ -37,29 +37,55 @@ def add_command(commands: Any) -> None:
         "demo",
         help="train a small model on weighted real text and compare with uniform training",
         description="Builds MDS, WebDataset and Parquet shards of real text (the installed Python packages', "
-        "or a file's), trains the same small GPT uniformly and with a strategy from one of them, and compares.",
+        "or a file's), trains the same small GPT uniformly and with each strategy from one of them, and compares.",
     )
     add = parser.add_argument
-    add("--strategy", default="linupper", metavar="NAME", help=f"one of {', '.join(strategy_names())}")
-    add("--option", type=option, action="append", default=[], metavar="NAME=VALUE", help="of the strategy: r=0.4")
+    add(
+        "--strategy",
+        action=AddStrategy,
+        dest="strategies",
+        metavar="NAME",
+        help=f"one of {', '.join(strategy_names())}; may be repeated (default: linupper, similarity)",
+    )
+    add("--option", type=option, action=AddOption, metavar="NAME=VALUE", help="of the --strategy before it: r=0.4")
     add("--format", choices=sorted(FORMATS), default="mds", help="the shards to train from (default: mds)")
     add("--data", type=Path, metavar="FILE", help="text of your own: .jsonl or .parquet (field text), or .txt")
     add("--target", type=Path, metavar="FILE", help="with --data: text that training should become good at")
     add("--steps", type=positive, default=200, metavar="N", help="training steps of 64 texts (default: 200)")
     add("--seed", type=not_negative, default=0, metavar="N", help="of texts, order and model (default: 0)")
     add("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="for results (default: runs/demo)")
-    parser.set_defaults(run=run, usage_error=parser.error)
+    parser.set_defaults(run=run, strategies=[], usage_error=parser.error)
+
+
+class AddStrategy(argparse.Action):
+    """``--strategy NAME``: one more."""
+
+    def __call__(self, parser: Any, arguments: Any, value: Any, option_string: str | None = None) -> None:
+        """Keep it."""
+        arguments.strategies = [*arguments.strategies, Choice(value)]
+
+
+class AddOption(argparse.Action):
+    """``--option NAME=VALUE``: of the strategy named last."""
+
+    def __call__(self, parser: Any, arguments: Any, value: Any, option_string: str | None = None) -> None:
+        """Give it to that strategy."""
+        if not arguments.strategies:
+            parser.error("--option needs a --strategy before it")
+        *before, last = arguments.strategies
+        arguments.strategies = [*before, Choice(last.name, {**last.options, value[0]: value[1]})]
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command with its parsed arguments; its exit status."""
     if arguments.target is not None and arguments.data is None:
         arguments.usage_error("--target needs --data")
+    choices = chosen(arguments)
     # What may be missing or wrong is found out before the work begins.
     from weighted_stream.demo.plot import draw
 
-    strategy = make_strategy(arguments.strategy, **dict(arguments.option))
-    label = " ".join([arguments.strategy, *(f"{name}={value}" for name, value in arguments.option)])
+    for choice in choices:
+        choice.check()
     # Threads help a model this small little, and so the numbers do not depend on how many cores there are.
     torch.set_num_threads(1)
     out = prepare_folder(arguments.out)
@@ -73,22 +99,43 @@ def run(arguments: argparse.Namespace) -> int:
     frequencies = torch.bincount(bpe.encode(texts, context + 1).flatten(), minlength=bpe.vocab)
     sets = {"target": corpus.target, "rest": corpus.rest}
     held_out = {name: bpe.encode([s.text for s in sets[name]], context + 1) for name in sets if sets[name]}
+    examples = [sample.text for sample in corpus.examples]
 
     curves: dict[str, Curve] = {}
-    for name, chosen, store in (("uniform", Uniform(), None), (label, strategy, out / "weights")):
+    for choice in (Choice("uniform"), *choices):
+        label = choice.label
+        while label in curves:
+            label += " again"
+        strategy, store = choice.make(examples), out / "weights" / re.sub(r"[^\w.]+", "-", label)
         data = read_shards(out / "shards" / arguments.format, arguments.format, arguments.seed, BATCH)
         model = GPT(GPTConfig(vocab=bpe.vocab), frequencies=frequencies, seed=arguments.seed)
-        shown = name if name not in curves else f"{name} again"
-        curves[shown] = train_one(data, chosen, store, bpe, model, held_out, arguments, shown)
+        curves[label] = train_one(data, strategy, store, bpe, model, held_out, arguments.steps, label)
         del data
         gc.collect()  # a StreamingDataset holds its folder until it is gone
 
     print(f"\n{compare(curves)}\n")
     draw(curves, out / "demo.png", f"{arguments.format} shards, {len(texts):,} texts, {corpus.repeats:.0%} repeats")
-    write_figures(out / "demo.json", arguments, corpus, curves)
+    settings = {
+        "strategies": [{"name": choice.name, "options": dict(choice.options)} for choice in choices],
+        **{name: getattr(arguments, name) for name in ("format", "steps", "seed")},
+    }
+    write_figures(out / "demo.json", settings, corpus, curves)
     print(f"plot: {out / 'demo.png'}   figures: {out / 'demo.json'}   losses and weights: {out / 'weights'}")
     print(f"{time.perf_counter() - began:.0f} s in all")
     return 0
+
+
+def chosen(arguments: argparse.Namespace) -> list[Choice]:
+    """The strategies asked for, or else LinUpper and, where there is a target, Similarity."""
+    target = arguments.data is None or arguments.target is not None
+    if not arguments.strategies:
+        if not target:
+            print("similarity is left out: it needs a target (--target FILE)")
+        return [Choice("linupper"), Choice("similarity")] if target else [Choice("linupper")]
+    for choice in arguments.strategies:
+        if choice.needs_target and not target:
+            arguments.usage_error(f"--strategy {choice.name} needs --target")
+    return list(arguments.strategies)
 
 
 def prepare_folder(out: Path) -> Path:
@@ -133,6 +180,7 @@ def read_corpus(arguments: argparse.Namespace) -> Corpus:
     print(f"text    {len(corpus.train):,} pieces of {origin}, {corpus.repeats:.0%} of them exact repeats")
     print(f"        {kinds}")
     print(f"        held out: {len(corpus.target)} target, {len(corpus.rest)} rest", end="")
+    print(f"; shown to strategies: {len(corpus.examples)} target" if corpus.examples else "", end="")
     print(f"   ({time.perf_counter() - start:.1f} s)", flush=True)
     return corpus
 
@@ -169,24 +217,15 @@ class Encode:
 def train_one(
     data: Any,
     strategy: Strategy,
-    store: Path | None,
+    store: Path,
     bpe: BPE,
     model: GPT,
     held_out: Mapping[str, Tensor],
-    arguments: argparse.Namespace,
+    steps: int,
     label: str,
 ) -> Curve:
     """Train one model, with a progress bar."""
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise missing_extra("tqdm", "cli") from error
-    steps: int = arguments.steps
-    every = 0.2 if sys.stderr.isatty() else 15.0  # a line of a log at a time
-    with (
-        WeightedStream(data, strategy, store=store) as stream,
-        tqdm(total=steps, desc=label, unit="step", mininterval=every) as bar,
-    ):
+    with WeightedStream(data, strategy, store=store) as stream, progress_bar(label, "step", steps) as bar:
 
         def on_step(step: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
@@ -201,34 +240,3 @@ def train_one(
             evaluate_every=max(1, steps // 20),
             on_step=on_step,
         )
-
-
-def compare(curves: Mapping[str, Curve]) -> str:
-    """The table at the end."""
-    uniform, weighted = curves.values()
-    rows = [["", *curves]]
-    for name in uniform.losses:
-        rows.append([f"loss on held-out {name}", f"{uniform.final(name):.3f}", f"{weighted.final(name):.3f}"])
-    for name in uniform.losses:
-        reached = [curve.steps_to(name, uniform.final(name)) for curve in curves.values()]
-        steps = ["never" if step is None else str(step) for step in reached]
-        rows.append([f"steps to uniform's final loss, {name}", *steps])
-    rows.append(["effective sample size", *(f"{statistics.mean(c.ess):.0%}" for c in curves.values())])
-    rows.append(["samples/s", *(f"{c.samples_per_second():,.0f}" for c in curves.values())])
-    return table(rows)
-
-
-def write_figures(path: Path, arguments: argparse.Namespace, corpus: Corpus, curves: Mapping[str, Curve]) -> None:
-    """Everything that was measured, as JSON."""
-    figures = {
-        "strategy": arguments.strategy,
-        "options": dict(arguments.option),
-        "format": arguments.format,
-        "steps": arguments.steps,
-        "seed": arguments.seed,
-        "texts": len(corpus.train),
-        "repeats": corpus.repeats,
-        "kinds": corpus.kinds(),
-        "curves": {name: asdict(curve) for name, curve in curves.items()},
-    }
-    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
