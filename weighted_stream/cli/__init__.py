@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from weighted_stream._version import __version__
-from weighted_stream.cli import convert, demo, score
+from weighted_stream.cli import convert, demo, inspect, score
 from weighted_stream.errors import WeightedStreamError
 
 
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     convert.add_command(commands)
     demo.add_command(commands)
+    inspect.add_command(commands)
     score.add_command(commands)
     arguments = parser.parse_args(argv)
     try:
