@@ -49,9 +49,12 @@ def delivered(source: ParquetSource, workers: int = 0) -> list[tuple[int, int]]:
 def test_parts_are_read_in_another_process_while_a_loader_reads(folder: Path) -> None:
     source = ParquetSource(ParquetDataset(folder, columns=["marker"], shuffle=True))
     source.set_epoch(1)
-    parts, pairs = read_elsewhere(source, 1, meanwhile=lambda: delivered(source, 2))
+    parts, pairs = read_elsewhere(source, 0, meanwhile=lambda: delivered(source, 2))
     assert sorted(pairs_of(parts)) == sorted(pairs)
     assert len(pairs) == ROWS
+    assert source.dataset.epoch == 1  # in memory that the processes share
+    assert parts != read_parts(source)
+    source.set_epoch(0)
     assert parts == read_parts(source)
 
 
