@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from weighted_stream.errors import LossError
+from weighted_stream.errors import LossError, StrategyError
 from weighted_stream.scoring.base import ScoringPlan
-from weighted_stream.signals import Signals
+from weighted_stream.selection import Candidates, Choice
+from weighted_stream.signals import Records, Signals
+
+Memory: TypeAlias = Callable[[], Iterator[tuple[NDArray[np.int64], Records]]]
+"""Goes through everything in the store."""
 
 
 class Strategy(ABC):
@@ -26,6 +34,9 @@ class Strategy(ABC):
         remembers: whether the store keeps the weights; not if they come from there.
         remedy: what to change if the weights never vary; a sentence for the warning.
         scoring: what the stream shall score ahead of the trainer for this strategy, or None.
+        budget: None, or the share of the candidates that a selecting strategy chooses, 0 < budget <= 1: then the loader
+            draws ``batch_size / budget`` candidates, asks `choose`, and hands over the chosen with their weights.
+            Subclass `Selecting` for such a strategy.
 
     Example:
         >>> class HalfTheBatch(Strategy):
@@ -42,6 +53,7 @@ class Strategy(ABC):
     remembers: bool = True
     remedy: str = ""
     scoring: ScoringPlan | None = None
+    budget: float | None = None
 
     @abstractmethod
     def weights(self, signals: Signals) -> Tensor:
@@ -49,6 +61,23 @@ class Strategy(ABC):
 
     def observe(self, signals: Signals) -> None:
         """Learn from the finite losses just weighed. Called once per sample and batch, a retry not counted."""
+
+    def begin_epoch(self, epoch: int, memory: Memory) -> None:
+        """An epoch of the stream begins, or `WeightedStream.set_epoch` tells of one.
+
+        Args:
+            epoch: from 0.
+            memory: goes through all there is in the store: ``(ids, records)``, some at a time.
+        """
+
+    def choose(self, candidates: Candidates) -> Choice:
+        """Choose among candidates before they are handed over; asked of a strategy with a `budget`."""
+        raise StrategyError(
+            f"{type(self).__name__} does not choose samples.",
+            found=f"budget={self.budget}, and no choose()",
+            expected="budget=None, or a strategy that has choose()",
+            do="write choose(candidates) -> Choice",
+        )
 
     def losses(self, signals: Signals) -> Tensor:
         """This step's losses.
