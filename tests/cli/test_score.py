@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from minilm import minilm_path
 
 from weighted_stream import ParquetDataset, read_scores
 from weighted_stream.cli import main
@@ -274,3 +275,15 @@ def test_files_and_patterns(files: Path) -> None:
     assert score(files, folder / "00003.parquet") == 0
     assert scores(folder / "_scores").items() <= everything.items()
     assert np.isfinite(list(everything.values())).all()
+
+
+def test_a_sentence_encoder_on_a_device(files: Path) -> None:
+    model = minilm_path()
+    (files / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:12]))
+    folder = shards(files, rows=6)
+    assert score(files, folder, "--encoder", model, "--device", "cpu", "--score", "top-k", "--k", "2") == 0
+    scorer = SimilarityScorer(TargetSet(TARGET, score="top-k", k=2), model)
+    expected = {id_: float(scorer.score([row])[0]) for id_, row in source_for(ParquetDataset(folder)).dataset}
+    found = scores(folder / "_scores")
+    assert [found[i] for i in expected] == pytest.approx(list(expected.values()), abs=1e-3)
+    assert found.keys() == expected.keys()

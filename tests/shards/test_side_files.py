@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from weighted_stream import (
     ParquetDataset,
     ScoringError,
+    Similarity,
     StoreMismatchError,
     Uniform,
     WeightedStream,
@@ -127,3 +129,16 @@ def test_no_scores_are_an_error(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet", [])
     with WeightStore() as store, pytest.raises(ScoringError, match="no score to load"):
         load_scores(store, tmp_path)
+
+
+def test_similarity_without_a_target_goes_by_them(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": list("abcd")}), tmp_path / "a.parquet")
+    source = source_for(ParquetDataset(tmp_path))
+    ids = np.array([id_ for id_, _ in source.dataset])
+    scores = np.array([0.1, 0.9, 0.3, 0.5], np.float32)
+    write_side_file(tmp_path / "_scores", "a.parquet", ids, scores, identity=IDENTITY, dataset=source.fingerprint())
+    with WeightedStream(ParquetDataset(tmp_path), Similarity(tau=0.2)) as stream:
+        load_scores(stream, tmp_path / "_scores")
+        ((_, weight),) = stream.loader(batch_size=4)
+        expected = np.exp(scores / 0.2) / np.exp(scores / 0.2).mean()
+        assert weight.resolve(torch.ones(4)).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
