@@ -133,16 +133,18 @@ def test_gradient_checkpointing_is_seen_once(make, reentrant: bool) -> None:
     model = make()
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     probe, inputs = HiddenStateProbe(model), tiny_models.batch(4)
-    tiny_models.losses(model, inputs).mean().backward()
+    losses = tiny_models.losses(model, inputs)
     close(probe.take(4), tiny_models.phi(model, inputs))
+    losses.mean().backward()
     assert probe.take(4) is None
 
 
 def test_a_model_checkpointed_as_a_whole_is_seen_once() -> None:
     model = Toy()
     probe = HiddenStateProbe(model, head="head")
-    checkpoint(model, tokens(3), use_reentrant=False).sum().backward()
+    output = checkpoint(model, tokens(3), use_reentrant=False)
     close(probe.take(3), want(model, tokens(3)))
+    output.sum().backward()  # runs the forward again
     assert probe.take(3) is None
 
 
@@ -347,7 +349,9 @@ def test_inside_an_adapter() -> None:
 def test_a_copy_of_the_model_is_not_heard() -> None:
     model = Toy()
     probe = HiddenStateProbe(model, head="head")
-    copies = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    replica = copy.copy(model)  # as DataParallel makes them
+    replica._modules = {name: copy.copy(module) for name, module in model._modules.items()}
+    copies = replica, copy.deepcopy(model), pickle.loads(pickle.dumps(model))
     for other in copies:
         other(tokens(3))
     assert probe.take(3) is None

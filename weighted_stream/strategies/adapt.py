@@ -37,20 +37,15 @@ class Seen:
 
     def add(self, places: NDArray[np.int64], vectors: Tensor) -> None:
         """The vectors (n, H) of these places of the batch; later ones replace earlier ones."""
-        old = ~np.isin(self._places, places)
-        if self._vectors is None or not old.any():
-            self._places, self._vectors = places, vectors
-        else:
-            rows = torch.from_numpy(old.nonzero()[0]).to(vectors.device)
-            self._places = np.concatenate([self._places[old], places])
-            self._vectors = torch.cat([self._vectors[rows], vectors])
+        self._places = np.concatenate([self._places, places])
+        self._vectors = vectors if self._vectors is None else torch.cat([self._vectors, vectors])
 
     def at(self, places: NDArray[np.int64]) -> Tensor | None:
         """The vectors (n, H) of these places, or None if one of them is not known."""
         if self._vectors is None or np.array_equal(places, self._places):
             return self._vectors
         row_of = np.full(int(max(self._places.max(initial=0), places.max(initial=0))) + 1, -1)
-        row_of[self._places] = np.arange(len(self._places))
+        row_of[self._places] = np.arange(len(self._places))  # of several, numpy keeps the last
         rows = row_of[places]
         return None if (rows < 0).any() else self._vectors[torch.from_numpy(rows).to(self._vectors.device)]
 
