@@ -21,13 +21,15 @@ class Batch:
     Attributes:
         ids: (B,) int64.
         step: the batch's number, given at its first feedback.
+        chosen: the weights (B,) float32 that the samples were chosen with; None: they are weighed at their feedback.
         scratch: see `Signals`.
     """
 
-    __slots__ = ("_counted", "_weights", "ids", "scratch", "step")
+    __slots__ = ("_counted", "_weights", "chosen", "ids", "scratch", "step")
 
-    def __init__(self, ids: NDArray[np.int64]) -> None:
+    def __init__(self, ids: NDArray[np.int64], chosen: Tensor | None = None) -> None:
         self.ids = ids
+        self.chosen = chosen
         self.step: int | None = None
         self.scratch: dict[Any, Any] = {}
         self._weights: Tensor | None = None
@@ -71,6 +73,12 @@ class Batch:
         kept = blank if self._weights is None else self._weights.clone()
         kept[_index(positions, kept)] = weights
         self._weights = kept
+
+    def chosen_at(self, positions: Positions, device: torch.device) -> Tensor | None:
+        """The weights a part was chosen with."""
+        if self.chosen is None:
+            return None
+        return (self.chosen if positions is None else self.chosen[_index(positions, self.chosen)]).to(device)
 
     def kept(self, positions: Positions) -> Tensor | None:
         """The weights last remembered of a part; None if some of it has none."""

@@ -39,6 +39,9 @@ class Memory(Protocol):
     def record(self, ids: Any, loss: Any, weight: Any = None, *, step: int) -> None:
         """Remember the losses and weights of a batch."""
 
+    def update(self, ids: Any, *, weight: Any = None, step: int | None = None) -> None:
+        """Remember samples that have no loss."""
+
     def stats(self) -> dict[str, float]:
         """Figures over all records and the latest feedback."""
 
@@ -102,7 +105,24 @@ class Feedback:
         self._check_process()
         with self._threads:
             kept = batch.kept(positions)
-            return self._ask(self._signals(batch, positions, None)) if kept is None else kept
+            return self._decide(batch, self._signals(batch, positions, None)) if kept is None else kept
+
+    def begin_step(self, ids: NDArray[np.int64]) -> int:
+        """These samples are about to be chosen from: the step that they are chosen in."""
+        self._check_process()
+        with self._threads:
+            step, self.step = self.step, self.step + 1
+        if self.ahead is not None:
+            self.ahead.meet(Signals(ids, step, None, self.store.get))
+        return step
+
+    def pass_over(self, ids: NDArray[np.int64], step: int) -> None:
+        """These samples were not chosen: remembered with weight 0 at this step, and no loss."""
+        if not len(ids):
+            return
+        self.store.update(ids, weight=np.zeros(len(ids), np.float32) if self.strategy.remembers else None, step=step)
+        if self.ahead is not None:
+            self.ahead.passed(len(ids))
 
     def _resolve(
         self, batch: Batch, positions: Positions, ids: NDArray[np.int64], losses: Tensor
@@ -113,7 +133,7 @@ class Feedback:
         host = values if values.is_cpu else values.cpu()
         # One sum says whether all are finite; it may overflow, so look again if not.
         finite = None if math.isfinite(host.sum().item()) else torch.isfinite(values)
-        if self.strategy.joint and batch.is_part(positions):
+        if self.strategy.joint and batch.chosen is None and batch.is_part(positions):
             kept = batch.kept(positions)
             if kept is None:
                 raise self._needs_all(batch, len(ids))
@@ -122,12 +142,12 @@ class Feedback:
             batch.step, self.step = self.step, self.step + 1
         if finite is None:
             signals = self._signals(batch, positions, values)
-            weights = self._ask(signals)
+            weights = self._decide(batch, signals)
         else:
             places = np.arange(len(batch.ids)) if positions is None else positions
             signals = self._signals(batch, places[finite.numpy(force=True)], values[finite], asked=places)
             weights = torch.zeros_like(values)
-            weights[finite] = self._ask(signals)
+            weights[finite] = self._decide(batch, signals)
         self._count(batch, positions, ids, host, weights, signals)
         batch.keep(positions, weights)
         return weights, finite
@@ -135,6 +155,11 @@ class Feedback:
     def _signals(self, batch: Batch, places: Positions, losses: Tensor | None, asked: Positions = None) -> Signals:
         step = self.step if batch.step is None else batch.step
         return Signals(batch.ids_at(places), step, losses, self.store.get, batch.scratch, places, asked)
+
+    def _decide(self, batch: Batch, signals: Signals) -> Tensor:
+        """The weights these samples were chosen with, or the strategy's."""
+        chosen = batch.chosen_at(signals.places, signals.device)
+        return self._ask(signals) if chosen is None else chosen
 
     def _ask(self, signals: Signals) -> Tensor:
         """The strategy's weights, checked."""

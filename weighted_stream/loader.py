@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weighted_stream.batch import Batch
+from weighted_stream.chooser import Chooser, in_proportion
 from weighted_stream.feedback import Feedback
 from weighted_stream.weight import Weight
+
+
+class Draws(NamedTuple):
+    """How a loader chooses.
+
+    Attributes:
+        chooser: asks the strategy.
+        size: how many samples a whole batch is cut to: the user's ``batch_size``.
+        candidates: how many the loader inside draws for it.
+    """
+
+    chooser: Chooser
+    size: int
+    candidates: int
 
 
 class WeightedLoader:
@@ -23,6 +39,7 @@ class WeightedLoader:
         begin_epoch: called when a ``for`` begins.
         as_dict: yield dict batches with the ids inside instead.
         batching: ``batch_size`` and ``drop_last``, where the dataset inside does the loader's batching.
+        draws: how to choose among what the loader draws; None: all of it is handed over.
     """
 
     def __init__(
@@ -32,9 +49,11 @@ class WeightedLoader:
         begin_epoch: Callable[[], None],
         as_dict: bool = False,
         batching: Mapping[str, Any] | None = None,
+        draws: Draws | None = None,
     ) -> None:
         self._loader, self._feedback, self._begin_epoch, self._as_dict = loader, feedback, begin_epoch, as_dict
         self._batching = batching or {}
+        self._draws = draws
 
     def __iter__(self) -> Iterator[Any]:
         """``(batch, weight)`` pairs, or dict batches with ``sample_id``."""
@@ -43,7 +62,14 @@ class WeightedLoader:
         for ids, batch in self._loader:
             if feedback.ahead is not None:
                 feedback.ahead.check()
-            yield batch if self._as_dict else (batch, Weight(Batch(np.asarray(ids)), feedback))
+            samples, batch = self._chosen(np.asarray(ids), batch)
+            yield batch if self._as_dict else (batch, Weight(samples, feedback))
+
+    def _chosen(self, ids: NDArray[np.int64], batch: Any) -> tuple[Batch, Any]:
+        if self._draws is None:
+            return Batch(ids), batch
+        chooser, size, candidates = self._draws
+        return chooser.choose(ids, batch, in_proportion(len(ids), size, candidates))
 
     def __len__(self) -> int:
         """Number of batches, where the loader knows it."""
@@ -53,6 +79,8 @@ class WeightedLoader:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_loader" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if name == "batch_size" and self._draws is not None:
+            return self._draws.size
         return self._batching[name] if name in self._batching else getattr(self._loader, name)
 
 

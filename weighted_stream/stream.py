@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from math import ceil
 from os import PathLike
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from torch.utils.data._utils.collate import default_collate, default_convert
 
 from weighted_stream.batch import Batch, as_ids
+from weighted_stream.chooser import Chooser
 from weighted_stream.collate import TagCollate, with_sample_id
 from weighted_stream.errors import SourceError, StoreError, StrategyError, UnboundError
 from weighted_stream.feedback import Feedback
-from weighted_stream.loader import WeightedLoader, epoch_seed
+from weighted_stream.loader import Draws, WeightedLoader, epoch_seed
 from weighted_stream.rebuild import loader_arguments, rebuild
 from weighted_stream.scoring.ahead import ScoringAhead
 from weighted_stream.sources import source_for
@@ -25,6 +27,7 @@ from weighted_stream.sources.webloader import follow_webloader, torch_loader_of
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.options import check_integer
+from weighted_stream.strategies.selecting import not_chosen
 from weighted_stream.weight import Weight
 
 
@@ -109,6 +112,8 @@ class WeightedStream:
         self._ahead = None if plan is None else ScoringAhead(self._source, plan, store)
         self._feedback: Feedback | None = Feedback(strategy, store, self._ahead)
         self._token = self._feedback.token
+        self._chooser = None if strategy.budget is None else Chooser(self._feedback)
+        self._selects = None if strategy.budget is None else repr(strategy)
         self._epoch = self._next_epoch = 0
         # A DataLoader asks by class whether to read by index or in order.
         self.__class__ = (
@@ -159,6 +164,7 @@ class WeightedStream:
         shuffles = reseed is not None and getattr(arguments.get("sampler"), "generator", None) is reseed
         batched = arguments.get("batch_size", 1) is not None or arguments.get("batch_sampler") is not None
         collate_fn = arguments.get("collate_fn") or (default_collate if batched else default_convert)
+        draws = self._draws(arguments)
         check_ids = self._source.iterable and self._own_ids
         arguments["collate_fn"] = TagCollate(collate_fn, self._as_dict, check_ids)
         kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
@@ -166,6 +172,7 @@ class WeightedStream:
         def begin_epoch() -> None:
             self._epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
             self._source.set_epoch(self.epoch)
+            self.strategy.begin_epoch(self.epoch, self.store.chunks)
             if reseed is not None:
                 reseed.manual_seed(epoch_seed(seed, self.epoch))
             if self._ahead is not None:
@@ -175,7 +182,25 @@ class WeightedStream:
         loader: Any = rebuild(kind, dataset, arguments)
         if self._webloader is not None:
             loader = follow_webloader(self._webloader, loader)
-        return WeightedLoader(loader, self._live(), begin_epoch, self._as_dict, batching)
+        return WeightedLoader(loader, self._live(), begin_epoch, self._as_dict, batching, draws)
+
+    def _draws(self, arguments: dict[str, Any]) -> Draws | None:
+        """With a selecting strategy: let the loader draw more than a batch, for the strategy to choose from."""
+        if self._chooser is None:
+            return None
+        size, budget = arguments.get("batch_size", 1), self.strategy.budget
+        own = "batch_sampler" if arguments.get("batch_sampler") is not None else "webdataset.WebLoader"
+        if size is None or budget is None or arguments.get("batch_sampler") is not None or self._webloader is not None:
+            raise StrategyError(
+                f"{self.strategy!r} chooses among more samples than a batch holds; this loader cannot draw them.",
+                found="batch_size=None" if size is None else own,
+                expected="a loader that makes its batches by batch_size",
+                do="stream.loader(batch_size=...), with sampler or shuffle; wrap the dataset, not a loader around it",
+            )
+        size = check_integer("loader", "batch_size", size, least=1)
+        candidates = ceil(size / budget - 1e-9)  # 0.1 is a little more than a tenth
+        arguments["batch_size"] = candidates
+        return Draws(self._chooser, size, candidates)
 
     def _batches(self, arguments: dict[str, Any]) -> tuple[Dataset[Any], dict[str, Any]]:
         """The dataset, in whole batches where the source makes them: then with the arguments that they take over."""
@@ -214,8 +239,13 @@ class WeightedStream:
 
         Raises:
             SampleIdError: for ids that are none.
+            StrategyError: if the strategy selects, and these are not of one of the 64 batches it chose last.
         """
-        return Weight(Batch(as_ids(ids)), self._live())
+        known = as_ids(ids)
+        if self._chooser is None:
+            return Weight(Batch(known), self._live())
+        batch, positions = self._chooser.find(known)
+        return Weight(batch, self._live(), positions)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the dataset its epoch, for DataLoaders of your own (trainers call it); `loader` counts by itself.
@@ -225,6 +255,7 @@ class WeightedStream:
         """
         self._epoch = self._next_epoch = check_integer("set_epoch", "epoch", epoch, least=0)
         self._source.set_epoch(epoch)
+        self.strategy.begin_epoch(self.epoch, self.store.chunks)
         if self._ahead is not None:
             self._ahead.set_epoch(epoch)
 
@@ -258,7 +289,8 @@ class WeightedStream:
 
     def __getstate__(self) -> dict[str, Any]:
         # For a worker: it reads samples and knows whose they are; strategy and store stay in the main process.
-        return {**self.__dict__, "_feedback": None, "_ahead": None, "_wrapped_loader": None, "_webloader": None}
+        main = ("_feedback", "_ahead", "_chooser", "_wrapped_loader", "_webloader")
+        return {**self.__dict__, **dict.fromkeys(main)}
 
     def __repr__(self) -> str:
         return f"WeightedStream({self._source.fingerprint().name}, {self.strategy!r})"
@@ -275,6 +307,8 @@ class WeightedStream:
 
     def _pair(self, item: tuple[Any, Any]) -> Any:
         """``(sample, weight)`` of ``(id, sample)``, for DataLoaders that the user makes."""
+        if self._selects is not None:
+            raise not_chosen(self._selects)
         ids, sample = item
         if self._as_dict:
             return with_sample_id(sample, ids)

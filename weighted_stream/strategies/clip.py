@@ -7,8 +7,9 @@ from torch import Tensor
 
 from weighted_stream.errors import StrategyError
 from weighted_stream.signals import Signals
-from weighted_stream.strategies.base import Strategy
+from weighted_stream.strategies.base import Memory, Strategy
 from weighted_stream.strategies.options import check_number
+from weighted_stream.strategies.selecting import check_whole
 
 
 def clip_mean(weights: Tensor, low: float, high: float) -> Tensor:
@@ -54,7 +55,7 @@ class Clip(Strategy):
         high: highest weight.
 
     Raises:
-        StrategyError: if the limits are no range, or cannot hold an average of 1.
+        StrategyError: if the limits are no range, or cannot hold an average of 1; if the strategy selects.
 
     Example:
         >>> from weighted_stream import LinUpper
@@ -63,6 +64,7 @@ class Clip(Strategy):
     """
 
     def __init__(self, strategy: Strategy, low: float = 0.0, high: float = 2.0) -> None:
+        check_whole("Clip", strategy)
         self.strategy = strategy
         self.low, self.high = check_number("Clip", "low", low), check_number("Clip", "high", high)
         if not 0 <= self.low <= 1 <= self.high or self.low == self.high:
@@ -83,3 +85,7 @@ class Clip(Strategy):
     def observe(self, signals: Signals) -> None:
         """Passed on."""
         self.strategy.observe(signals)
+
+    def begin_epoch(self, epoch: int, memory: Memory) -> None:
+        """Passed on."""
+        self.strategy.begin_epoch(epoch, memory)

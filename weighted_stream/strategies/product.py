@@ -9,7 +9,8 @@ from torch import Tensor
 
 from weighted_stream.errors import StrategyError
 from weighted_stream.signals import Signals
-from weighted_stream.strategies.base import Strategy, mean_one
+from weighted_stream.strategies.base import Memory, Strategy, mean_one
+from weighted_stream.strategies.selecting import check_whole
 
 
 class Product(Strategy):
@@ -19,7 +20,7 @@ class Product(Strategy):
     product, and nothing is rescaled.
 
     Raises:
-        StrategyError: if there is no factor, one is not a strategy, or two have targets of their own.
+        StrategyError: if there is no factor, one is not a strategy, one selects, or two have targets of their own.
 
     Example:
         >>> from weighted_stream import Frozen, LinUpper
@@ -39,6 +40,7 @@ class Product(Strategy):
         self.factors: tuple[Strategy, ...] = ()
         for factor in factors:
             self.factors += factor.factors if isinstance(factor, Product) else (factor,)
+        check_whole("Product", *self.factors)
         self.joint = any(factor.joint for factor in factors)
         self.constant = all(factor.constant for factor in factors)
         self.remembers = all(factor.remembers for factor in factors)
@@ -61,3 +63,8 @@ class Product(Strategy):
         """Passed on to every factor."""
         for factor in self.factors:
             factor.observe(signals)
+
+    def begin_epoch(self, epoch: int, memory: Memory) -> None:
+        """Passed on to every factor."""
+        for factor in self.factors:
+            factor.begin_epoch(epoch, memory)

@@ -38,7 +38,7 @@ class Selecting(Strategy):
         Raises:
             StrategyError: always: these samples were never chosen.
         """
-        raise not_chosen(self)
+        raise not_chosen(repr(self))
 
 
 def check_budget(method: str, budget: Any) -> float:
@@ -58,10 +58,10 @@ def check_budget(method: str, budget: Any) -> float:
     return float(budget)
 
 
-def not_chosen(strategy: Strategy) -> StrategyError:
+def not_chosen(strategy: str) -> StrategyError:
     """The error for samples that never went through `choose`, or long ago."""
     return StrategyError(
-        f"{strategy!r} chooses samples before they are handed over, and has not chosen these.",
+        f"{strategy} chooses samples before they are handed over, and has not chosen these.",
         found="samples from a DataLoader of your own, or ids that are not of one of the latest batches",
         expected="batches of stream.loader(batch_size=...), each with its weight",
         do="let stream.loader(...) make the loader; with as_dict, ask stream.weight(ids) before the next batches",

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from weighted_stream.signals import Signals
-from weighted_stream.strategies.base import Strategy
+from weighted_stream.strategies.base import Memory, Strategy
 from weighted_stream.strategies.options import check_integer
+from weighted_stream.strategies.selecting import check_whole
 
 
 class Shuffled(Strategy):
@@ -23,7 +24,7 @@ class Shuffled(Strategy):
         seed: of the permutations.
 
     Raises:
-        StrategyError: if ``seed`` is negative.
+        StrategyError: if ``seed`` is negative, or the strategy selects.
 
     Example:
         >>> from weighted_stream import LinUpper
@@ -34,6 +35,7 @@ class Shuffled(Strategy):
     joint = True
 
     def __init__(self, strategy: Strategy, seed: int = 0) -> None:
+        check_whole("Shuffled", strategy)
         self.strategy = strategy
         self.seed = check_integer("Shuffled", "seed", seed, least=0)
         self.bound, self.constant, self.remembers = strategy.bound, strategy.constant, strategy.remembers
@@ -48,3 +50,7 @@ class Shuffled(Strategy):
     def observe(self, signals: Signals) -> None:
         """Passed on."""
         self.strategy.observe(signals)
+
+    def begin_epoch(self, epoch: int, memory: Memory) -> None:
+        """Passed on."""
+        self.strategy.begin_epoch(epoch, memory)
