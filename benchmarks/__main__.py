@@ -8,7 +8,7 @@ import sys
 
 from benchmarks.harness import LEFT_OUT
 
-BENCHMARKS = ("loader_overhead", "store_ops", "scoring", "noisy_labels", "redundant_stream")
+BENCHMARKS = ("loader_overhead", "store_ops", "scoring", "noisy_labels", "redundant_stream", "standard_mixture")
 
 
 def main() -> int:

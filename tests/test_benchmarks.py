@@ -1,12 +1,19 @@
-"""The benchmarks' harness: pairs, spreads, tables, results."""
+"""The benchmarks' harness: pairs, spreads, tables, results; the standard mixture and runs on it."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from benchmarks import harness
+from benchmarks import harness, mixtures
 
 
 def test_pairs_alternate_and_ratios_go_pair_by_pair() -> None:
@@ -48,3 +55,150 @@ def test_the_loader_benchmark_measures_something(name: str, tmp_path) -> None:
     make = write_parquet(tmp_path, 400) if name == "parquet" else in_memory(tmp_path, 400)
     ours, theirs, ratio = compare(make, 400, 0, warm=True)
     assert min(ours.low, theirs.low, ratio.low) > 0
+
+
+def rows_of(name: str, split: str, count: int, rng: random.Random) -> list[dict[str, str]]:
+    words = [f"{name[:4]}{i}" for i in range(60)] + [f"word{i}" for i in range(60)]
+    texts = [" ".join(rng.choices(words, k=40)) for _ in range(count)]
+    return [{"text": text, "split": split, "domain": name} for text in texts]
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small files in the form of the real data sets, each with words of its own."""
+    folder, rng = tmp_path_factory.mktemp("data"), random.Random(0)
+    for name in "+".join(mixtures.STANDARD).split("+"):
+        if name == "garbage":
+            continue
+        train, test = (340, 410) if name == mixtures.MATHS else (84, 110)
+        rows = rows_of(name, "train", train, rng) + rows_of(name, "test", test, rng)
+        if name == "genesis_multilingual":
+            rows += [{**row, "domain": mixtures.ENGLISH_GENESIS} for row in rows_of("english", "train", 60, rng)]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    return folder
+
+
+def test_the_standard_mixture(data_folder: Path) -> None:
+    mixture = mixtures.standard_mixture(data_folder, seed=0, size=200)
+    shares = {name: mixture.domains.count(name) / 200 for name in mixtures.STANDARD}
+    assert shares == pytest.approx({name: share / 1000 for name, share in mixtures.STANDARD.items()}, abs=0.005)
+    assert mixture == mixtures.standard_mixture(data_folder, seed=0, size=200)
+    other = mixtures.standard_mixture(data_folder, seed=1, size=200)
+    assert mixture.texts != other.texts
+    assert (mixture.choose, mixture.report, mixture.rest) == (other.choose, other.report, other.rest)
+    sets = [mixture.texts, mixture.target, mixture.choose, mixture.report, *mixture.rest.values()]
+    assert [len(texts) for texts in sets] == [200, 256, 200, 200, 100, 100, 100]
+    assert len({text for texts in sets for text in texts}) == sum(map(len, sets))
+    assert not any(text.startswith("engl") for text in mixture.texts)
+
+
+def test_pieces_of_text() -> None:
+    assert [len(piece) for piece in mixtures.pieces(["a" * 1000, "b" * 199, "a" * 420])] == [420]
+    shuffled, noise = mixtures.garbage(["one two three four five six", "seven eight nine"], random.Random(0))[::-1]
+    assert sorted(shuffled.split()) == ["eight", "nine", "seven"]
+    assert len(noise) == len("one two three four five six")
+
+
+def test_a_benchmark_without_its_data_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        mixtures.leave_out_without(tmp_path, mixtures.STANDARD, "standard_mixture")
+    assert exit_.value.code == harness.LEFT_OUT
+    assert "no gsm8k, wikitext2_valid_test" in capsys.readouterr().out
+
+
+def test_area_under_the_curve() -> None:
+    from benchmarks.mixture_runs import area_under_curve
+
+    scores = np.array([0.1, 0.4, 0.35, 0.8, np.nan], np.float32)
+    assert area_under_curve(scores, np.array([False, False, True, True, True])) == 0.75
+    assert area_under_curve(scores, np.array([False, False, False, True, True])) == 1.0
+    assert area_under_curve(np.full(5, np.nan, np.float32), np.array([True] * 5)) is None
+
+
+def test_kept_vectors_are_found_by_their_text(tmp_path: Path) -> None:
+    from benchmarks.mixture_vectors import Kept, keep
+
+    made: list[str] = []
+
+    class Lengths:
+        def encode(self, samples: Sequence[str]) -> torch.Tensor:
+            made.extend(samples)
+            return torch.nn.functional.normalize(torch.tensor([[1.0, float(len(text))] for text in samples]), dim=1)
+
+    texts = ["a", "bb", "ccc"]
+    for _ in range(2):
+        keep(tmp_path / "v", Lengths, texts, block=2)
+    assert made == texts
+    assert torch.equal(Kept(tmp_path / "v").encode(["ccc", "a"]), Lengths().encode(["ccc", "a"]))
+    with pytest.raises(KeyError):
+        Kept(tmp_path / "v").encode(["not kept"])
+
+
+def run_once(data_folder: Path, **setting: Any) -> dict[str, Any]:
+    pytest.importorskip("tokenizers")
+    pytest.importorskip("sklearn")
+    from benchmarks.mixture_runs import Setting, Task, run
+
+    return run(Task(data_folder, None, Setting(**setting), seed=0, steps=2, rate=1e-2, size=560))
+
+
+@pytest.fixture(scope="module")
+def uniform(data_folder: Path) -> dict[str, Any]:
+    return run_once(data_folder, weights="uniform")
+
+
+def test_scores_made_before_the_run_and_ahead_of_it_are_the_same(data_folder: Path, uniform: dict[str, Any]) -> None:
+    from benchmarks import mixture_report
+    from benchmarks.mixture_runs import Setting
+
+    before = run_once(data_folder, weights="similarity")
+    ahead = run_once(data_folder, weights="similarity", ahead=True)
+    assert before["losses"] == ahead["losses"] != uniform["losses"]
+    assert before["ess"] == pytest.approx(0.7, abs=0.01)
+    assert before["auc"] > 0.9
+    assert uniform["auc"] is None
+    settings = {"uniform": Setting("uniform"), "similarity": Setting("similarity")}
+    results = {(settings["uniform"], 0): uniform, (settings["similarity"], 0): before}
+    rows = mixture_report.figures(settings, results, [0])
+    assert [line.split()[0] for line in mixture_report.as_table(rows).splitlines()[2:]] == list(settings)
+    assert rows[0]["steps to uniform's"] == [2]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"weights": "similarity", "encoder": "oracle"},
+        {"weights": "product", "shuffled": True},
+        {"weights": "adapt", "center": "running", "tau": 0.1},
+        {"weights": "bm25"},
+        {"weights": "oracle"},
+    ],
+)
+def test_runs_on_the_standard_mixture(data_folder: Path, uniform: dict[str, Any], setting: dict[str, Any]) -> None:
+    result = run_once(data_folder, **setting)
+    assert result["losses"].keys() == {"report", "choose", *mixtures.REST}
+    assert all(1.0 < loss < 7.0 for loss in result["losses"].values())
+    assert result["losses"] != uniform["losses"]
+    assert (result["ess"] < 1.0) == (setting["weights"] != "oracle")
+
+
+def test_the_setting_with_the_lowest_loss_on_the_texts_to_choose_on() -> None:
+    from benchmarks.mixture_runs import Setting
+    from benchmarks.standard_mixture import choose
+
+    grid = [Setting("similarity", ess=ess) for ess in (0.5, 0.6)]
+    values = {(grid[0], 0): 3.0, (grid[0], 1): 3.3, (grid[1], 0): 3.1, (grid[1], 1): 3.1}
+    results = {key: {"losses": {"choose": loss, "report": -loss}} for key, loss in values.items()}
+    assert choose(grid, results, [0, 1]) == grid[1]
+    assert choose(grid, results, [0]) == grid[0]
+
+
+def test_the_picture_of_the_standard_mixture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks import mixture_report
+
+    curves = [{"report": [4.0, 3.0 + seed], mixtures.REST[0]: [4.0, 3.5]} for seed in (0, 1)]
+    rows = [{"weights": name, "curve steps": [1, 2], "curves": curves} for name in mixture_report.SHOWN]
+    mixture_report.draw({"rows": rows}, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,142 @@
+"""The table and the picture of `benchmarks.standard_mixture`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import table
+from benchmarks.mixture_runs import Setting
+from benchmarks.mixtures import REST
+
+PICTURE = Path(__file__).parents[1] / "docs" / "standard_mixture.png"
+
+SHOWN = {
+    "uniform": "#888888",
+    "Similarity, hashed, shuffled": "#cc9933",
+    "Similarity, hashed": "#c0392b",
+    "Similarity, MiniLM": "#2060a0",
+}
+"""Rows in the picture and their colours."""
+
+
+def described(setting: Mapping[str, Any]) -> str:
+    """A setting as text: what differs from the default."""
+    plain = {field.name: field.default for field in fields(Setting)}
+    return " ".join([setting["weights"], *(f"{k}={v}" for k, v in setting.items() if k in plain and v != plain[k])])
+
+
+def line(result: Mapping[str, Any]) -> str:
+    """One run, as it ends."""
+    losses = result["losses"]
+    return (
+        f"seed {result['seed']}  choose {losses['choose']:.3f}  report {losses['report']:.3f}  "
+        f"wiki {losses[REST[0]]:.3f}  ess {result['ess']:.2f}  {result['seconds']:.0f} s  "
+        f"{described(result['setting'])}"
+    )
+
+
+def figures(
+    chosen: Mapping[str, Setting], results: Mapping[tuple[Setting, int], Mapping[str, Any]], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Per row: means, spreads, comparison with uniform seed by seed, curves."""
+    uniform = {seed: results[chosen["uniform"], seed] for seed in seeds}
+    rows = []
+    for row, setting in chosen.items():
+        runs = [results[setting, seed] for seed in seeds]
+        losses = [run["losses"]["report"] for run in runs]
+        aims = [uniform[seed]["losses"]["report"] for seed in seeds]
+        rest = [statistics.mean(run["losses"][name] for name in REST) for run in runs]
+        aucs = [run["auc"] for run in runs if run["auc"] is not None]
+        rows.append(
+            {
+                "weights": row,
+                "setting": asdict(setting),
+                "target": statistics.mean(losses),
+                "sd": spread(losses),
+                "below uniform": sum(loss < aim for loss, aim in zip(losses, aims, strict=True)),
+                "seeds": len(runs),
+                "steps to uniform's": [steps_to(run, aim) for run, aim in zip(runs, aims, strict=True)],
+                "rest": statistics.mean(rest),
+                "rest sd": spread(rest),
+                "ess": statistics.mean(run["ess"] for run in runs),
+                "mean weight": statistics.mean(run["mean weight"] for run in runs),
+                "auc": statistics.mean(aucs) if aucs else None,
+                "curve steps": runs[0]["steps"],
+                "curves": [run["curves"] for run in runs],
+            }
+        )
+    return rows
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation over the seeds."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def steps_to(run: Mapping[str, Any], loss: float) -> int | None:
+    """The first evaluated step at which the loss on the target is this low."""
+    at = zip(run["steps"], run["curves"]["report"], strict=True)
+    return next((step for step, value in at if value <= loss), None)
+
+
+def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table as text."""
+    headings = [
+        "weights",
+        "target",
+        "sd",
+        "below",
+        "steps to uniform's",
+        "rest",
+        "sd",
+        "ess",
+        "mean w",
+        "AUC",
+        "chosen",
+    ]
+    lines = []
+    for row in rows:
+        steps = " ".join("never" if step is None else str(step) for step in row["steps to uniform's"])
+        lines.append(
+            [
+                row["weights"],
+                f"{row['target']:.3f}",
+                f"{row['sd']:.3f}",
+                f"{row['below uniform']} of {row['seeds']}",
+                steps,
+                f"{row['rest']:.3f}",
+                f"{row['rest sd']:.3f}",
+                f"{row['ess']:.2f}",
+                f"{row['mean weight']:.2f}",
+                "" if row["auc"] is None else f"{row['auc']:.3f}",
+                described(row["setting"]),
+            ]
+        )
+    return table(headings, lines)
+
+
+def draw(report: Mapping[str, Any], path: Path) -> None:
+    """Loss over the steps on the target and on Wikipedia: mean and range over the seeds, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    rows = {row["weights"]: row for row in report["rows"]}
+    for panel, (name, title) in zip(panels, (("report", "maths (the target)"), (REST[0], "Wikipedia")), strict=True):
+        for label, colour in SHOWN.items():
+            if label not in rows:
+                continue
+            runs = zip(*(curve[name] for curve in rows[label]["curves"]), strict=True)
+            values = [(min(at), statistics.mean(at), max(at)) for at in runs]
+            low, mean, high = (list(column) for column in zip(*values, strict=True))
+            steps = rows[label]["curve steps"]
+            panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+            panel.plot(steps, mean, color=colour, linewidth=1.2, label=f"{label}: {mean[-1]:.2f}")
+        panel.axhline(panel.get_lines()[0].get_ydata()[-1], color=SHOWN["uniform"], linewidth=0.8, linestyle=":")
+        panel.set(title=f"held-out loss: {title}", xlabel="step", ylabel="nats per token", ylim=(None, 4.6))
+        panel.legend(frameon=False)
+    figure.savefig(path, dpi=110)
