@@ -21,6 +21,7 @@ from weighted_stream.scoring.sentence import SentenceEncoder
 from weighted_stream.scoring.similarity_scorer import SimilarityScorer
 from weighted_stream.scoring.static import Model2VecEncoder
 from weighted_stream.scoring.target_set import TargetSet
+from weighted_stream.selection import Candidates, Choice
 from weighted_stream.shards.priors import prior_scores
 from weighted_stream.shards.scored import load_scores
 from weighted_stream.shards.side_files import read_scores
@@ -35,9 +36,12 @@ from weighted_stream.strategies import (
     Dro,
     Extremes,
     Frozen,
+    InfoBatch,
     LinUpper,
     Product,
     Quadratic,
+    RhoLoss,
+    Selecting,
     Shuffled,
     Similarity,
     SmallLoss,
@@ -52,12 +56,15 @@ from weighted_stream.weight import Weight
 __all__ = [
     "Adapt",
     "AdaptBM25",
+    "Candidates",
+    "Choice",
     "Clip",
     "Dro",
     "Extremes",
     "Frozen",
     "HashedEncoder",
     "HiddenStateEncoder",
+    "InfoBatch",
     "LinUpper",
     "LossError",
     "MissingExtraError",
@@ -65,8 +72,10 @@ __all__ = [
     "ParquetDataset",
     "Product",
     "Quadratic",
+    "RhoLoss",
     "SampleIdError",
     "ScoringError",
+    "Selecting",
     "SentenceEncoder",
     "Shuffled",
     "Signals",

@@ -27,6 +27,12 @@ class Candidates:
         count: how many to choose, 1 <= count <= n.
         step: how many batches this stream has handed over before this one.
         records: looks ids up in the store, see `WeightStore.get`.
+
+    Example:
+        >>> from weighted_stream import WeightStore
+        >>> store, ids = WeightStore(), np.array([5, 6, 7, 8])
+        >>> len(Candidates(ids, torch.zeros(4, 3), count=2, step=0, records=store.get))
+        4
     """
 
     ids: NDArray[np.int64]
@@ -47,6 +53,9 @@ class Choice:
         places: (k,) int64, ascending and distinct: where the chosen stand among the candidates. k is
             ``Candidates.count``, unless the method itself says how many are worth it; at least 1.
         weights: (k,) float32, finite, >= 0, detached; by convention they average 1.
+
+    Example:
+        >>> choice = Choice(np.array([0, 3]), torch.tensor([0.5, 1.5]))
     """
 
     places: NDArray[np.int64]

@@ -7,10 +7,13 @@ from weighted_stream.strategies.clip import Clip
 from weighted_stream.strategies.dro import Dro
 from weighted_stream.strategies.extremes import Extremes
 from weighted_stream.strategies.frozen import Frozen
+from weighted_stream.strategies.info_batch import InfoBatch
 from weighted_stream.strategies.lin_upper import LinUpper
 from weighted_stream.strategies.product import Product
 from weighted_stream.strategies.quadratic import Quadratic
 from weighted_stream.strategies.registry import make_strategy, strategy_names
+from weighted_stream.strategies.rho_loss import RhoLoss
+from weighted_stream.strategies.selecting import Selecting
 from weighted_stream.strategies.shuffled import Shuffled
 from weighted_stream.strategies.similarity import Similarity
 from weighted_stream.strategies.small_loss import SmallLoss
@@ -23,9 +26,12 @@ __all__ = [
     "Dro",
     "Extremes",
     "Frozen",
+    "InfoBatch",
     "LinUpper",
     "Product",
     "Quadratic",
+    "RhoLoss",
+    "Selecting",
     "Shuffled",
     "Similarity",
     "SmallLoss",

@@ -13,6 +13,7 @@ from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.dro import Dro
 from weighted_stream.strategies.extremes import Extremes
 from weighted_stream.strategies.frozen import Frozen
+from weighted_stream.strategies.info_batch import InfoBatch
 from weighted_stream.strategies.lin_upper import LinUpper
 from weighted_stream.strategies.quadratic import Quadratic
 from weighted_stream.strategies.similarity import Similarity
@@ -31,6 +32,7 @@ _BUILT_IN: tuple[type[Strategy], ...] = (
     Similarity,
     AdaptBM25,
     Frozen,
+    InfoBatch,
 )
 
 

@@ -23,6 +23,20 @@ class Selecting(Strategy):
 
     Raises:
         StrategyError: for another budget.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> class Longest(Selecting):
+        ...     def choose(self, candidates):
+        ...         lengths = (candidates.batch != 0).sum(1)
+        ...         places = lengths.topk(candidates.count).indices.sort().values
+        ...         return Choice(places.numpy(), torch.ones(len(places)))
+        >>> from weighted_stream import WeightedStream
+        >>> stream = WeightedStream([torch.arange(8) < n for n in range(8)], Longest(budget=0.25))
+        >>> for batch, weight in stream.loader(batch_size=2):
+        ...     print(weight.ids)
+        tensor([6, 7])
     """
 
     def __init__(self, budget: float) -> None:
