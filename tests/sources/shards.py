@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 
 def write_mds(root: Path, markers: Iterable[int], rows: int = 10, compression: str | None = None) -> Path:
@@ -32,6 +38,41 @@ def write_mds(root: Path, markers: Iterable[int], rows: int = 10, compression: s
         part.rmdir()
     write_index(root, infos)
     return root
+
+
+@contextmanager
+def streaming_here() -> Iterator[None]:
+    """Nothing of MosaicML streaming outlives a test: it leaves lock files in the temporary directory."""
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as here,
+        pytest.MonkeyPatch.context() as patch,
+        shared_memory_here(),
+    ):
+        patch.setattr(tempfile, "tempdir", here)
+        yield
+
+
+@contextmanager
+def shared_memory_here() -> Iterator[None]:
+    """End streaming's shared memory now: it lasts until the process ends, and each new dataset opens all of it."""
+    from streaming.base.shared import memory
+
+    class Exit:
+        def __init__(self) -> None:
+            self.cleanups: list[Callable[[], Any]] = []
+
+        def register(self, cleanup: Callable[[], Any]) -> None:
+            self.cleanups.append(cleanup)
+
+    here = Exit()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "atexit", here)
+        yield
+    for cleanup in here.cleanups:
+        try:
+            cleanup()
+        except BufferError:  # an array of it is alive
+            atexit.register(cleanup)
 
 
 def read_index(root: Path) -> list[dict[str, object]]:

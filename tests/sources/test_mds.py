@@ -9,13 +9,12 @@ import pickle
 import random
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from shards import read_index, write_index, write_mds
+from shards import read_index, shared_memory_here, streaming_here, write_index, write_mds
 from torch.utils.data import DataLoader
 
 from weighted_stream.errors import SampleIdError, SourceError
@@ -56,10 +55,8 @@ class Packed(streaming.StreamingDataset):
 
 
 @pytest.fixture(autouse=True)
-def lock_files_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Streaming leaves lock files in the temporary directory; and worker sockets want a short path."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as here:
-        monkeypatch.setattr(tempfile, "tempdir", here)
+def nothing_is_left(tmp_path: Path) -> Iterator[None]:
+    with streaming_here():
         yield
 
 
@@ -123,7 +120,8 @@ def of_rank(rank: int, port: int, root: Path, results: Any) -> None:
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    results.put(read(MDSSource(open_mds(root, shuffle=True)).dataset))
+    with shared_memory_here():
+        results.put(read(MDSSource(open_mds(root, shuffle=True)).dataset))
 
 
 def test_ids_are_the_same_on_every_rank(root: Path) -> None:

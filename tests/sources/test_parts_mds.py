@@ -8,7 +8,6 @@ import pickle
 import shutil
 import signal
 import socket
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from part_readers import marker_of, pairs_of, read_elsewhere, read_parts
-from shards import read_index, write_mds
+from shards import read_index, shared_memory_here, streaming_here, write_mds
 from torch.utils.data import DataLoader
 
 from weighted_stream.errors import SourceError
@@ -47,10 +46,8 @@ class Next(streaming.StreamingDataset):
 
 
 @pytest.fixture(autouse=True)
-def lock_files_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Streaming leaves lock files in the temporary directory."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as here:
-        monkeypatch.setattr(tempfile, "tempdir", here)
+def nothing_is_left(tmp_path: Path) -> Iterator[None]:
+    with streaming_here():
         yield
 
 
@@ -94,6 +91,12 @@ def test_parts_are_read_in_another_process_while_a_loader_reads(tmp_path: Path) 
     assert len(pairs) == SIZE
     assert shards_of(pairs_of(parts)) == shards_of(pairs)
     assert usage(local) == source.dataset.cache_usage  # type: ignore[attr-defined]
+
+
+def open_files() -> list[str]:
+    """What this process has open."""
+    links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    return [os.readlink(link) for link in links if link.is_symlink()]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -144,9 +147,8 @@ def test_a_full_cache_stays_as_it_is(tmp_path: Path, options: Any) -> None:
     sizes = [shard["raw_data"]["bytes"] + (shard["zip_data"] or {"bytes": 0})["bytes"] for shard in read_index(remote)]  # type: ignore[index]
     limit = (remote / "index.json").stat().st_size + 4 * max(sizes) + 1  # the least that streaming takes: 4 of 6
     source = MDSSource(open_mds(local, remote=str(remote), cache_limit=limit, **options))
-    before = len(os.listdir("/proc/self/fd"))
     parts = read_parts(source)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not any(file.startswith(str(local)) for file in open_files())
     assert usage(local) == source.dataset.cache_usage <= limit  # type: ignore[attr-defined]
     assert len(list(local.glob("*.mds"))) == (0 if compression else 4)
     assert pairs_of(parts) == delivered(source)
@@ -301,11 +303,12 @@ def of_rank(rank: int, port: int, root: Path, results: Any) -> None:
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    source = MDSSource(open_mds(root, shuffle=True))
-    pickled = pickle.dumps(source)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        del os.environ[name]
-    results.put((read_parts(pickle.loads(pickled)), delivered(source)))
+    with shared_memory_here():
+        source = MDSSource(open_mds(root, shuffle=True))
+        pickled = pickle.dumps(source)
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            del os.environ[name]
+        results.put((read_parts(pickle.loads(pickled)), delivered(source)))
 
 
 def test_a_rank_has_what_it_reads(root: Path) -> None:

@@ -6,8 +6,6 @@ import os
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterator
-from copy import copy
-from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -17,15 +15,11 @@ from weighted_stream.errors import SampleIdError, SourceError
 from weighted_stream.sources.base import Fingerprint, Source
 from weighted_stream.sources.ids import ROW_BITS, shard_base
 from weighted_stream.sources.keys import IdFn, by, identify
+from weighted_stream.sources.mds_copies import copy_of, leave_to_owner, unconnected
 from weighted_stream.sources.mds_parts import mds_parts
 from weighted_stream.sources.mds_shards import folders, remove_folders
 from weighted_stream.sources.parts import Part
 from weighted_stream.sources.shard_names import depth_needed, location, tail
-
-# Of the process that has read the dataset: not to be shared between two objects, and not to be pickled. The
-# dataset makes them again when it needs them; without ``_locals_shm``, its destructor leaves the original's
-# directory alone.
-_RUNTIME = ("_locals_shm", "_iterator", "_executor", "_event", "_cache_filelock")
 
 
 class MDSSource(Source):
@@ -69,7 +63,7 @@ class MDSSource(Source):
         _share(self._ahead)
         self._sweep: weakref.finalize[[list[str], int], MDSSource] | None = None
         self._original = data  # kept: on its deletion it would give up the local directory that the copy reads
-        self._dataset: IterableDataset[Any] = _copy(data)
+        self._dataset: IterableDataset[Any] = copy_of(data)
         # StreamingDataset.__iter__ maps ``self.__getitem__``, so this attribute sees the position of each
         # sample.
         vars(self._dataset)["__getitem__"] = _GetItem(self._dataset, *_row_ids(shards), id_fn)
@@ -109,7 +103,7 @@ class MDSSource(Source):
 
         A part has the rows that this rank reads in the epoch. ``shuffle_seed`` has no meaning here.
         """
-        reading = _copy(self._dataset)
+        reading = copy_of(self._dataset)
         del vars(reading)["__getitem__"]
         return mds_parts(reading, [key for key, _ in self._shards], self._id_fn, self._epoch + int(self._ahead))
 
@@ -117,14 +111,14 @@ class MDSSource(Source):
         # Another process reads the copy, without what this one needs to iterate it.
         if self._original is not None and self._sweep is None:
             self._sweep = weakref.finalize(self, remove_folders, folders(self._dataset), os.getpid())
-        dataset = _copy(self._dataset)
+        dataset = copy_of(self._dataset)
         vars(dataset)["__getitem__"] = vars(dataset)["__getitem__"].of(dataset)
-        dataset.streams = [_unconnected(stream) for stream in dataset.streams]
+        dataset.streams = [unconnected(stream) for stream in dataset.streams]
         return {**self.__dict__, "_original": None, "_sweep": None, "_dataset": dataset}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        _leave_to_owner(self._dataset)
+        leave_to_owner(self._dataset)
 
 
 class _GetItem:
@@ -161,37 +155,8 @@ class _GetItem:
         return self._bases[block] + row - self._starts[block], sample
 
 
-def _copy(data: Any) -> Any:
-    """A second object over the same shards and the same state of this machine (epoch, cache, checkpoint)."""
-    dataset = object.__new__(type(data))
-    vars(dataset).update({name: value for name, value in vars(data).items() if name not in _RUNTIME})
-    dataset._shared_barrier = copy(data._shared_barrier)
-    vars(dataset._shared_barrier).pop("lock", None)
-    return dataset
-
-
 def _share(number: Any) -> None:
     number.share_memory_()
-
-
-def _unconnected(stream: Any) -> Any:
-    """A copy of a stream whose downloader holds no connection: connections do not pickle."""
-    stream = copy(stream)
-    if hasattr(stream, "_downloader"):
-        stream._downloader = type(stream._downloader)()
-    return stream
-
-
-def _leave_to_owner(dataset: Any) -> None:
-    """Of the shared memory that came with a pickled dataset: it is not this process family's to remove.
-
-    Python counts a block as ours when it is unpickled. Where our parent made it, that is right; where a rank is a
-    guest of the node's first rank, the block would be removed at the end of the guest.
-    """
-    shared = [dataset._next_epoch.arr, dataset._cache_usage.arr, dataset._shard_states, dataset._shard_access_times]
-    for array in [*shared, dataset._shared_barrier._arr]:
-        if not array.shm.created_shms:
-            resource_tracker.unregister(array.shm.shm._name, "shared_memory")
 
 
 def _refuse_own_iter(data: Any) -> None:
