@@ -1,0 +1,36 @@
+"""What the graph of a tensor says about the parameters it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def count_uses(result: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many operations in the graph of ``result`` take each parameter directly.
+
+    A cast that is kept and used again (autocast) counts once.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(2, requires_grad=True)
+        >>> count_uses((w * 3).sum() + w.sum(), {"w": w})
+        {'w': 2}
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    counts = dict.fromkeys(parameters, 0)
+    # Nodes are Python objects only while somebody holds them: what was seen must be kept.
+    seen: set[Any] = {result.grad_fn}
+    open_nodes = [result.grad_fn]
+    while open_nodes:
+        node = open_nodes.pop()
+        for following, _ in node.next_functions if node is not None else ():
+            variable = getattr(following, "variable", None)
+            if variable is not None and id(variable) in names:
+                counts[names[id(variable)]] += 1
+            if following is not None and following not in seen:
+                seen.add(following)
+                open_nodes.append(following)
+    return counts
