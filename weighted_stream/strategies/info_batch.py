@@ -59,7 +59,7 @@ class InfoBatch(Strategy):
     call `WeightedStream.set_epoch`. Known at hand-over time: ``weight.tensor()`` works without losses.
 
     Args:
-        epochs: how many epochs the training has, >= 1.
+        epochs: how many epochs the training has, >= 1. None: nobody knows, and no plain training comes at the end.
         ratio: probability of weight 0 below the mean, 0 < ratio < 1.
         delta: share of the epochs before plain training, 0 < delta < 1.
         prune: hand over only samples with a weight above 0.
@@ -79,9 +79,9 @@ class InfoBatch(Strategy):
     """
 
     def __init__(
-        self, epochs: int, ratio: float = 0.5, delta: float = 0.875, prune: bool = False, seed: int = 0
+        self, epochs: int | None = None, ratio: float = 0.5, delta: float = 0.875, prune: bool = False, seed: int = 0
     ) -> None:
-        self.epochs = check_integer("InfoBatch", "epochs", epochs, least=1)
+        self.epochs = None if epochs is None else check_integer("InfoBatch", "epochs", epochs, least=1)
         self.ratio = check_number("InfoBatch", "ratio", ratio, above=0, below=1)
         self.delta = check_number("InfoBatch", "delta", delta, above=0, below=1)
         self.prune = prune
@@ -115,10 +115,10 @@ class InfoBatch(Strategy):
             raise StrategyError(
                 "InfoBatch does not know which epoch this is.",
                 found="no epoch begun",
-                expected=f"one of the {self.epochs} epochs",
+                expected="an epoch, counted from 0",
                 do="read from stream.loader(...), or call stream.set_epoch(epoch) before each epoch of your DataLoader",
             )
-        if self._epoch >= self.delta * self.epochs:
+        if self.epochs is not None and self._epoch >= self.delta * self.epochs:
             return np.ones(len(ids), np.float32)
         if self._memory is not None:
             self._mean, self._memory = _mean_loss(self._memory), None
