@@ -95,16 +95,27 @@ def test_what_the_probe_sees_is_what_the_model_says(make, padding: str) -> None:
         assert probe.take(5) is None
 
 
-@pytest.mark.parametrize(("name", "backend"), [("gpt2", "eager"), ("llama", "eager"), ("llama", "aot_eager")])
-def test_under_compile(name: str, backend: str) -> None:
+@models
+def test_under_compile(make) -> None:
     torch._dynamo.reset()
-    model = tiny_models.MODELS[name](layers=1)
+    model = make(layers=1)
     probe = HiddenStateProbe(model)
-    compiled = torch.compile(model, backend=backend)
+    compiled = torch.compile(model, backend="eager")
     for seed in range(2):
         inputs = tiny_models.batch(4, "left", seed)
         tiny_models.losses(compiled, inputs).mean().backward()
         close(probe.take(4), tiny_models.phi(model, inputs))
+
+
+def test_under_compile_through_autograd() -> None:
+    torch._dynamo.reset()
+    model = Toy()
+    probe = HiddenStateProbe(model, head="head")
+    compiled = torch.compile(model, backend="aot_eager")
+    for seed in range(2):
+        compiled(tokens(3, seed)).square().mean().backward()
+        close(probe.take(3), want(model, tokens(3, seed)))
+    assert model.body.weight.grad is not None
 
 
 def test_a_probe_made_of_a_compiled_model_that_has_not_run_yet() -> None:
