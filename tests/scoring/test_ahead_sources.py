@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ahead_texts import text_of, text_of_marker
+from ahead_texts import text_of
 from shards import write_mds, write_tars
 
 from weighted_stream import HashedEncoder, ParquetDataset, Similarity, TargetSet, WeightedStream

@@ -28,8 +28,8 @@ from weighted_stream.scoring.ahead_reader import FIRST, Chunk, Reader, Start, ba
 from weighted_stream.scoring.base import Scorer, ScoringPlan
 from weighted_stream.sources.base import Source
 
-GRACE = 1.0
-"""Seconds in which the encoder may finish what it is at, once the trainer is gone."""
+GRACE = 1
+"""Seconds in which the process may tidy up when it is told to end."""
 
 
 def main(connection: Connection) -> None:
@@ -39,7 +39,7 @@ def main(connection: Connection) -> None:
         connection: to the trainer.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which ends this process
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _terminate)
     trainer = multiprocessing.parent_process()
     assert trainer is not None
     threading.Thread(target=_leave_with, args=(trainer,), daemon=True).start()
@@ -118,6 +118,13 @@ def _sweep(source: Source, start: Start, skip: bool, line: Line) -> Iterator[Seq
                 raise named from error
             fault = ahead_faults.describe(named)["problem"]
             line.send(Kind.PART, contents=pack_json({"name": part.name, "fault": fault}))
+
+
+def _terminate(number: int, frame: object) -> None:
+    # Python takes its time to end with all that it has loaded: after the grace the kernel ends it.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(GRACE)
+    sys.exit(128 + number)
 
 
 def _leave_with(trainer: Any) -> None:
