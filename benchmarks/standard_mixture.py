@@ -143,7 +143,7 @@ def wanted_rows(only: list[str] | None) -> set[str]:
         known.discard(MINILM)
     wanted = {"uniform", *(only or known)}
     if wanted - known:
-        raise SystemExit(f"there is no row {', '.join(sorted(wanted - known))}; there are {', '.join(sorted(known))}")
+        raise SystemExit(f"there is no row {sorted(wanted - known)}; there are {sorted(known)}")
     return wanted
 
 

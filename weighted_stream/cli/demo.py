@@ -17,9 +17,9 @@ from torch import Tensor
 from weighted_stream.cli.demo_outcome import compare, write_figures
 from weighted_stream.cli.options import not_negative, option, positive
 from weighted_stream.cli.progress import progress_bar
-from weighted_stream.demo.choice import Choice
 from weighted_stream.demo.corpus import Corpus, file_corpus, installed_corpus
 from weighted_stream.demo.model import GPT, GPTConfig
+from weighted_stream.demo.named_strategy import NamedStrategy
 from weighted_stream.demo.shards import FORMATS, read_shards, write_shards
 from weighted_stream.demo.tokenizer import BPE
 from weighted_stream.demo.train import Curve, endless, train
@@ -62,7 +62,7 @@ class AddStrategy(argparse.Action):
 
     def __call__(self, parser: Any, arguments: Any, value: Any, option_string: str | None = None) -> None:
         """Keep it."""
-        arguments.strategies = [*arguments.strategies, Choice(value)]
+        arguments.strategies = [*arguments.strategies, NamedStrategy(value)]
 
 
 class AddOption(argparse.Action):
@@ -73,7 +73,7 @@ class AddOption(argparse.Action):
         if not arguments.strategies:
             parser.error("--option needs a --strategy before it")
         *before, last = arguments.strategies
-        arguments.strategies = [*before, Choice(last.name, {**last.options, value[0]: value[1]})]
+        arguments.strategies = [*before, NamedStrategy(last.name, {**last.options, value[0]: value[1]})]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     examples = [sample.text for sample in corpus.examples]
 
     curves: dict[str, Curve] = {}
-    for choice in (Choice("uniform"), *choices):
+    for choice in (NamedStrategy("uniform"), *choices):
         label = choice.label
         while label in curves:
             label += " again"
@@ -125,13 +125,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def chosen(arguments: argparse.Namespace) -> list[Choice]:
+def chosen(arguments: argparse.Namespace) -> list[NamedStrategy]:
     """The strategies asked for, or else LinUpper and, where there is a target, Similarity."""
     target = arguments.data is None or arguments.target is not None
     if not arguments.strategies:
         if not target:
             print("similarity is left out: it needs a target (--target FILE)")
-        return [Choice("linupper"), Choice("similarity")] if target else [Choice("linupper")]
+        return [NamedStrategy("linupper"), NamedStrategy("similarity")] if target else [NamedStrategy("linupper")]
     for choice in arguments.strategies:
         if choice.needs_target and not target:
             arguments.usage_error(f"--strategy {choice.name} needs --target")

@@ -1,4 +1,4 @@
-"""Which strategies the demo compares with uniform training, and how each is made."""
+"""A strategy as the command line names it: what the demo calls it, and how it is made."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TOLD_OF_THE_TARGET = frozenset({"similarity", "adaptbm25"})
 
 
 @dataclass(frozen=True)
-class Choice:
+class NamedStrategy:
     """A strategy and its options, as the command line gave them.
 
     Example:
-        >>> choice = Choice("linupper", {"r": 0.4})
-        >>> choice.label, choice.needs_target, choice.make([]).r
+        >>> named = NamedStrategy("linupper", {"r": 0.4})
+        >>> named.label, named.needs_target, named.make([]).r
         ('linupper r=0.4', False, 0.4)
     """
 
