@@ -15,6 +15,7 @@ NAMES = [
     "Clip",
     "Dro",
     "Extremes",
+    "FilterThenWeight",
     "Frozen",
     "HashedEncoder",
     "HiddenStateEncoder",

@@ -6,6 +6,7 @@ from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.clip import Clip
 from weighted_stream.strategies.dro import Dro
 from weighted_stream.strategies.extremes import Extremes
+from weighted_stream.strategies.filter_then_weight import FilterThenWeight
 from weighted_stream.strategies.frozen import Frozen
 from weighted_stream.strategies.info_batch import InfoBatch
 from weighted_stream.strategies.lin_upper import LinUpper
@@ -25,6 +26,7 @@ __all__ = [
     "Clip",
     "Dro",
     "Extremes",
+    "FilterThenWeight",
     "Frozen",
     "InfoBatch",
     "LinUpper",
