@@ -14,6 +14,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from weighted_stream.batch import Batch, Positions
 from weighted_stream.errors import UnboundError
 from weighted_stream.feedback import Feedback, live_feedback
+from weighted_stream.uncompiled import uncompiled
 
 
 class Weight:
@@ -196,9 +197,8 @@ def _product(weight: Weight, losses: Tensor) -> Tensor:
     return losses * weights if finite is None else torch.where(finite, losses, 0.0) * weights
 
 
-_compiler: Any = torch.compiler  # its annotations are partial
-_resolve: Callable[..., tuple[Tensor, Tensor | None]] = _compiler.disable(_ask)
-_times: Callable[[Weight, Tensor], Tensor] = _compiler.disable(_product)
+_resolve: Callable[..., tuple[Tensor, Tensor | None]] = uncompiled(_ask)
+_times: Callable[[Weight, Tensor], Tensor] = uncompiled(_product)
 
 
 def _arrive(token: str, ids: bytes) -> Weight:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakMethod
 
-import torch
 from torch.utils.hooks import RemovableHandle
 
-_compiler: Any = torch.compiler  # its annotations are partial
+from weighted_stream.uncompiled import uncompiled
 
 
 class Tap:
@@ -25,7 +24,7 @@ class Tap:
     def __init__(self, method: Callable[..., None] | None = None) -> None:
         self._method = None if method is None else WeakMethod(method)
 
-    @_compiler.disable  # type: ignore[untyped-decorator]
+    @uncompiled
     def __call__(self, *args: Any) -> None:
         """Pass the call on, if there is anyone to take it."""
         method = None if self._method is None else self._method()
