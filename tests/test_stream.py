@@ -649,3 +649,14 @@ def test_many_indices_in_one(indices: Any) -> None:
     assert weight.ids.tolist() == [4, 2]
     sample, weight = stream[2:4]
     assert (sample.tolist(), weight.ids.tolist()) == ([2, 3], [2, 3])
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_however_workers_are_kept() -> None:
+    def epochs(**options: Any) -> list[list[int]]:
+        loader = WeightedStream(list(range(50)), Uniform()).loader(batch_size=8, shuffle=True, seed=3, **options)
+        return [[number for _, weight in loader for number in weight.ids.tolist()] for _ in range(3)]
+
+    orders = epochs()
+    assert orders[0] != orders[1] != orders[2]
+    assert epochs(num_workers=2) == orders
+    assert epochs(num_workers=2, persistent_workers=True) == orders

@@ -160,8 +160,7 @@ class WeightedStream:
         for replaced in _replaced_by(arguments):
             own.pop(replaced, None)
         arguments = own | arguments
-        reseed = self._shuffle(arguments, seed)
-        shuffles = reseed is not None and getattr(arguments.get("sampler"), "generator", None) is reseed
+        reseeded, shuffles = self._shuffle(arguments, seed)
         batched = arguments.get("batch_size", 1) is not None or arguments.get("batch_sampler") is not None
         collate_fn = arguments.get("collate_fn") or (default_collate if batched else default_convert)
         draws = self._draws(arguments)
@@ -173,8 +172,8 @@ class WeightedStream:
             self._epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
             self._source.set_epoch(self.epoch)
             self.strategy.begin_epoch(self.epoch, self.store.chunks)
-            if reseed is not None:
-                reseed.manual_seed(epoch_seed(seed, self.epoch))
+            for generator in reseeded:
+                generator.manual_seed(epoch_seed(seed, self.epoch))
             if self._ahead is not None:
                 self._ahead.begin(self.epoch, epoch_seed(seed, self.epoch) if shuffles else None)
 
@@ -212,12 +211,17 @@ class WeightedStream:
         arguments |= {"batch_size": None, "drop_last": False}
         return whole, batching
 
-    def _shuffle(self, arguments: dict[str, Any], seed: int) -> torch.Generator | None:
-        """Set up ``shuffle=True``; the generator to seed at each epoch, if it is ours."""
-        ours = arguments.get("generator") is None and self._wrapped_loader is None
-        if ours:
-            arguments["generator"] = torch.Generator()
-        generator: torch.Generator | None = arguments.get("generator")
+    def _shuffle(self, arguments: dict[str, Any], seed: int) -> tuple[list[torch.Generator], bool]:
+        """Set up ``shuffle=True``: the generators to seed at each epoch, and whether one of them is the order's."""
+        if arguments.get("generator") is not None or self._wrapped_loader is not None:
+            self._set_shuffle(arguments, seed, arguments.get("generator"))
+            return [], False
+        # One for the workers' seeds, one for the order: torch draws the first not in every epoch of workers that stay.
+        arguments["generator"], order = torch.Generator(), torch.Generator()
+        return [arguments["generator"], order], self._set_shuffle(arguments, seed, order)
+
+    def _set_shuffle(self, arguments: dict[str, Any], seed: int, order: torch.Generator | None) -> bool:
+        """Whether samples will come in an order that the generator draws."""
         shuffle = arguments.pop("shuffle", None)
         if shuffle and self._source.iterable:
             self._source.set_shuffle(seed)
@@ -225,8 +229,9 @@ class WeightedStream:
             arguments["shuffle"] = True  # torch has a clear error for this
         elif shuffle:
             dataset: Any = self._source.dataset
-            arguments["sampler"] = RandomSampler(dataset, generator=generator)
-        return generator if ours else None
+            arguments["sampler"] = RandomSampler(dataset, generator=order)
+            return True
+        return False
 
     def weight(self, ids: Tensor | Sequence[int]) -> Weight:
         """The `Weight` of samples known by their ids, e.g. of a dict batch: ``stream.weight(batch["sample_id"])``.

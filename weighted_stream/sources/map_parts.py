@@ -20,21 +20,15 @@ BLOCK = 4096
 
 
 def loader_order(size: int, seed: int) -> NDArray[np.int64]:
-    """The order in which a shuffling `DataLoader` asks for ``size`` samples, its generator seeded with ``seed``.
-
-    Of a loader that starts its iterator anew: with ``persistent_workers=True`` torch draws otherwise from the second
-    epoch on.
+    """The order of ``size`` samples that torch's `RandomSampler` draws from a generator seeded with ``seed``.
 
     Example:
-        >>> from torch.utils.data import DataLoader
+        >>> from torch.utils.data import RandomSampler
         >>> generator = torch.Generator().manual_seed(3)
-        >>> batches = DataLoader(range(5), batch_size=5, shuffle=True, generator=generator)
-        >>> loader_order(5, 3).tolist() == next(iter(batches)).tolist()
+        >>> loader_order(5, 3).tolist() == list(RandomSampler(range(5), generator=generator))
         True
     """
     generator = torch.Generator().manual_seed(seed)
-    # The iterator draws the seed of its workers before the sampler draws the order.
-    torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator)
     order: NDArray[np.int64] = torch.randperm(size, generator=generator, device="cpu").numpy()
     return order
 
@@ -44,7 +38,7 @@ def blocks(size: int, shuffle_seed: int | None) -> Iterator[tuple[str, NDArray[n
 
     Args:
         size: of the dataset.
-        shuffle_seed: of the loader's generator; None: ascending.
+        shuffle_seed: of the sampler's generator; None: ascending.
 
     Example:
         >>> [(name, len(indices)) for name, indices in blocks(5000, None)]
