@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from weighted_stream.errors import LossError, StrategyError
+from weighted_stream.probes.factors import Factors
 from weighted_stream.probes.gradients import GradientProbe
 
 F64 = {"rtol": 1e-9, "atol": 1e-12}
@@ -257,6 +260,45 @@ def test_wrapped_models() -> None:
     compiled = GradientProbe(torch.compile(model))
     assert compiled.model is model
     check(compiled, lambda m: lm_losses(m, batch(3)))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's compiler
+def test_compiled_parts_run_as_written_while_they_are_looked_at() -> None:
+    model, twin = llama(layers=1), llama(layers=1)
+    runs = []
+
+    def backend(graph: Any, inputs: list[Tensor]) -> Any:
+        runs.append(graph)
+        return graph.forward
+
+    model.model.layers[0].compile(backend=backend)
+    model.lm_head = torch.compile(model.lm_head, backend=backend)
+    lm_losses(model, batch(3))
+    compiled = len(runs)
+    assert compiled
+    seen = GradientProbe(model).products(lambda: lm_losses(model, batch(3)))
+    torch.testing.assert_close(seen.gram, GradientProbe(twin).products(lambda: lm_losses(twin, batch(3))).gram)
+    lm_losses(model, batch(3))
+    assert len(runs) == compiled
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_factors_are_freed_layer_by_layer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a layer's products are made, output gradients of no other layer are held, but for tied embeddings."""
+    model = MODELS[kind](layers=3)
+    probe = GradientProbe(model)
+    born: list[weakref.ref[Tensor]] = []
+    alive = []
+
+    def summed_up(name: str, parts: list[Factors], *rest: Any) -> Any:
+        alive.append(sum(ref() is not None for ref in born))
+        born.extend(weakref.ref(part.rows) for part in parts)
+        return GradientProbe._multiply(probe, name, parts, *rest)
+
+    monkeypatch.setattr(probe, "_multiply", summed_up)
+    probe.products(lambda: lm_losses(model, batch(3)))
+    assert len(alive) == len(probe.parameters) > 12
+    assert max(alive) <= 1
 
 
 def test_projected_products_are_right_on_average() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -66,7 +67,7 @@ def send_factors(model: nn.Module, layers: Sequence[Layer], losses: Losses, rece
     uses: list[_Use] = []
     with aside(model), torch.set_grad_enabled(True):
         anchor = torch.zeros((), device=next(model.parameters()).device, requires_grad=True)
-        with _watched(layers, anchor, uses):
+        with _watched(layers, anchor, uses), _eager():
             values = losses()
         _check_values(values)
         for use in uses:
@@ -160,6 +161,16 @@ def _watched(layers: Sequence[Layer], anchor: Tensor, uses: list[_Use]) -> Itera
 
 
 _apply: Any = _Watch.apply
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Inside, what was compiled (`Module.compile`, compiled parts) runs as written, so that hooks see it."""
+    # Not asked of torch.compiler where nothing was compiled: that would take seconds to load the compiler.
+    if "torch._dynamo.eval_frame" not in sys.modules:
+        return nullcontext()
+    stance: Any = torch.compiler.set_stance
+    eager: AbstractContextManager[Any] = stance("force_eager")
+    return eager
 
 
 def _check_values(values: Any) -> None:
