@@ -25,6 +25,11 @@ from weighted_stream.scoring.base import ScoringPlan
 from weighted_stream.signals import Signals
 from weighted_stream.store import WeightStore
 
+pytestmark = [
+    # Python 3.12 warns of every fork beside a thread; here loader workers are forked beside the scorer's.
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
 HERE = Path(__file__).parent
 SIZE = 120
 TEXTS = [str(number) for number in range(SIZE)]

@@ -17,6 +17,8 @@ from weighted_stream.scoring.similarity_scorer import SimilarityScorer
 from weighted_stream.strategies.similarity import similarity_weights
 
 pytestmark = [
+    # Python 3.12 warns of every fork beside a thread; here loader workers are forked beside the scorer's.
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
     pytest.mark.filterwarnings("ignore:.*num_workers.*:UserWarning:webdataset"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning"),
