@@ -11,7 +11,20 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from weighted_stream import Clip, LinUpper, Product, Selecting, Shuffled, StrategyError, Uniform, WeightedStream
+from weighted_stream import (
+    Clip,
+    LinUpper,
+    Product,
+    Selecting,
+    Shuffled,
+    Signals,
+    StrategyError,
+    Uniform,
+    WeightedStream,
+    WeightStore,
+)
+from weighted_stream.chooser import Chooser
+from weighted_stream.feedback import Feedback
 from weighted_stream.selection import Candidates, Choice
 
 
@@ -127,8 +140,11 @@ def test_a_loss_that_is_not_finite_counts_for_nothing() -> None:
     assert weight.resolve(torch.ones(4)).tolist() == torch.linspace(0.5, 1.5, 4).tolist()
 
 
-def test_micro_batches() -> None:
-    stream = WeightedStream(rows(16), Largest())
+@pytest.mark.parametrize("joint", [False, True])
+def test_micro_batches(joint: bool) -> None:
+    strategy = Largest()
+    strategy.joint = joint  # their weights are decided: no part has to wait for the others
+    stream = WeightedStream(rows(16), strategy)
     ((batch, weight),) = stream.loader(batch_size=4)
     whole = torch.linspace(0.5, 1.5, 4)
     for part, x, expected in zip(weight.split(2), batch["x"][:, 0].split(2), whole.split(2), strict=True):
@@ -173,6 +189,37 @@ def test_epochs_are_counted_told_and_shuffled() -> None:
     assert strategy.known == 24  # all that were drawn in the first epoch
     stream.set_epoch(5)
     assert strategy.epochs == [0, 1, 5]
+
+
+class Scorer:
+    """Stands for a scorer that runs ahead."""
+
+    def __init__(self, store: WeightStore) -> None:
+        self.store, self.counted = store, 0
+
+    def check(self) -> None:
+        pass
+
+    def meet(self, signals: Signals) -> None:
+        self.store.update(signals.ids, similarity=np.cos(signals.ids))
+
+    def passed(self, count: int) -> None:
+        self.counted += count
+
+
+class MostSimilar(Selecting):
+    def choose(self, candidates: Candidates) -> Choice:
+        order = np.argsort(-candidates.records(candidates.ids)["similarity"])
+        return Choice(np.sort(order[: candidates.count]), torch.ones(candidates.count))
+
+
+def test_scores_made_ahead_are_there_for_the_choice() -> None:
+    store = WeightStore()
+    scorer = Scorer(store)
+    chooser = Chooser(Feedback(MostSimilar(0.5), store, scorer))
+    chosen, batch = chooser.choose(np.arange(6), torch.arange(6), 3)  # cosines 1, 0.54, -0.42, -0.99, -0.65, 0.28
+    assert batch.tolist() == chosen.ids.tolist() == [0, 1, 5]
+    assert scorer.counted == 3  # those passed over; the chosen count with their losses
 
 
 class Numbers(IterableDataset[Any]):

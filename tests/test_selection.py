@@ -97,6 +97,11 @@ def test_cut_follows_default_collate_where_fields_are_as_many_as_samples() -> No
     assert tuple(names) == ("b",)
 
 
+def test_samples_of_different_sizes_stay_samples_though_one_has_as_many_rows_as_there_are_samples() -> None:
+    images = [torch.zeros(5), torch.zeros(3), torch.zeros(4)]
+    assert [len(image) for image in cut(images, np.array([1, 2]), 3)] == [3, 4]
+
+
 @pytest.mark.parametrize(
     ("batch", "found"),
     [

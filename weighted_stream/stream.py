@@ -267,6 +267,8 @@ class WeightedStream:
     def stats(self) -> dict[str, float]:
         """Figures to log: those of `WeightStore.stats`, ``step`` and ``epoch`` of this stream.
 
+        With a selecting strategy the weights are those of all candidates: 0 for those passed over.
+
         While samples are scored ahead also those of `ScoringAhead.stats`: ``scored_ahead``, ``scorer_rate``
         (samples/s), ``scorer_parts``, ``scorer_bad_parts``, ``unscored_batches``.
         """

@@ -78,6 +78,8 @@ class InfoBatch(Strategy):
         tensor([0., 2., 2., 2., 1., 1., 1., 1.])
     """
 
+    remedy = "InfoBatch begins with the second epoch, when losses are known."
+
     def __init__(
         self, epochs: int | None = None, ratio: float = 0.5, delta: float = 0.875, prune: bool = False, seed: int = 0
     ) -> None:
