@@ -171,6 +171,7 @@ class WeightedStream:
         def begin_epoch() -> None:
             self._epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
             self._source.set_epoch(self.epoch)
+            self._source.workers = arguments.get("num_workers") or 0
             self.strategy.begin_epoch(self.epoch, self.store.chunks)
             for generator in reseeded:
                 generator.manual_seed(epoch_seed(seed, self.epoch))

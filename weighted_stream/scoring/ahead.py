@@ -47,8 +47,7 @@ class ScoringAhead:
     """
 
     def __init__(self, source: Source, plan: ScoringPlan, store: Memory) -> None:
-        if type(source).parts is Source.parts:
-            source.parts()
+        source.parts()  # nothing is read yet, but refused what cannot be
         self._source, self._plan = source, plan
         self._desk = Desk(store, plan.ahead, Progress() if plan.progress else None)
         self._begun = False

@@ -61,7 +61,12 @@ class Source(ABC):
 
     An id is a non-negative int64, the same for the same sample over epochs, ranks, worker counts, restarts, shard
     order and added shards; each subclass says in its docstring how it gets that.
+
+    Attributes:
+        workers: how many the loader has, for the order of `parts`; 0 if nobody has said.
     """
+
+    workers: int = 0
 
     @property
     @abstractmethod

@@ -72,14 +72,9 @@ class ParquetSource(Source):
         data: the dataset. It is not changed: `set_shuffle` acts on a copy, `set_epoch` on both.
         id_fn: row -> int or str, unique per row.
 
-    Attributes:
-        workers: how many the loader has, for the order of `parts`, if anyone knows; 0 otherwise.
-
     Raises:
         SourceError: if the ids of two files meet.
     """
-
-    workers: int = 0
 
     def __init__(self, data: ParquetDataset, id_fn: IdFn | None = None) -> None:
         self._data, self._id_fn = copy(data), id_fn

@@ -57,8 +57,6 @@ class WebDatasetSource(Source):
         False
     """
 
-    workers: int = 0
-
     def __init__(self, data: Any, id_fn: IdFn | None = None) -> None:
         self._urls = list(dict.fromkeys(_urls(data)))
         refuse_one_location(self._urls)
