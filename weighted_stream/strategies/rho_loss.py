@@ -61,8 +61,8 @@ class RhoLoss(Selecting):
         reference: a model (run with ``loss_fn``, each time), a callable ``batch -> losses (n,)``, or a `WeightStore`
             that holds a loss of every sample under its id (its ``last_loss``; published: computed once, with a smaller
             model that was trained on held-out data).
-        loss_fn: ``loss_fn(model, batch) -> losses (n,)``; the tensors of the batch, in dicts, tuples and lists, are on
-            the model's device. Mixed precision, if wanted, is its own business.
+        loss_fn: ``loss_fn(model, batch) -> losses (n,)``. The batch is on the model's device; its mappings come as
+            dicts, its tuples as lists. Mixed precision, if wanted, is its own business.
         budget: share of the candidates, 0 < budget <= 1.
         at_once: run on so many candidates at a time, to bound the memory; None: on all.
 
