@@ -324,6 +324,25 @@ def test_projected_products_are_right_on_average() -> None:
     assert error < 0.1 * expected.along.abs().max() + 0.1 * size
 
 
+def test_sketches_multiply_over_several_forwards() -> None:
+    model = gpt2(layers=1).double()
+    extra = nn.ModuleDict({"model": model, "unused": nn.Linear(40, 3)}).double()
+    inputs = batch(5)
+    probe = GradientProbe(extra, projection=(8, 4))
+    direction, _ = probe.gradient(lambda: lm_losses(model, batch(3, seed=1)))
+    whole = probe.products(lambda: lm_losses(model, inputs), direction)
+    parts = [{name: values[some] for name, values in inputs.items()} for some in (slice(0, 2), slice(2, 5))]
+    seen = [probe.sketches(lambda part=part: lm_losses(model, part)) for part in parts]
+    rows = torch.cat([sketches for _, sketches in seen])
+    torch.testing.assert_close(torch.cat([values for values, _ in seen]), whole.losses)
+    torch.testing.assert_close(rows @ rows.T, whole.gram, **F64)
+    torch.testing.assert_close(rows @ probe.sketch(direction), whole.along, **F64)
+    with pytest.raises(StrategyError, match="projection"):
+        GradientProbe(model).sketches(lambda: lm_losses(model, inputs))
+    with pytest.raises(StrategyError, match="projection"):
+        GradientProbe(model).sketch(direction)
+
+
 def test_a_projection_that_is_no_shorter_changes_nothing() -> None:
     model = Odd().double()
     tokens = TOKENS

@@ -124,6 +124,29 @@ def rows(model: nn.Module, parameters: list[nn.Parameter], inputs: dict[str, Ten
     return torch.stack(made)
 
 
+@pytest.mark.parametrize("projection", [(16, 8), (1000, 1000)])
+def test_candidates_some_at_a_time(projection: tuple[int, int]) -> None:
+    model = gpt2(layers=1).double()
+    optimizer = stepped(model)
+    inputs, target = labelled(batch(11)), [labelled(batch(5, seed=1))]
+    sizes = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    choices = [
+        FilterThenWeight(model, optimizer, target, projection=projection, at_once=size).choose(offered(inputs, 11, 4))
+        for size in (None, 4, 11)
+    ]
+    hook.remove()
+    assert sizes == [5, 11, 5, 4, 4, 3, 5, 11]
+    for choice in choices[1:]:
+        assert choice.places.tolist() == choices[0].places.tolist()
+        torch.testing.assert_close(choice.weights, choices[0].weights)
+    if projection == (1000, 1000):
+        exact = FilterThenWeight(model, optimizer, target).choose(offered(inputs, 11, 4))
+        torch.testing.assert_close(exact.weights, choices[0].weights)
+
+
 def test_nothing_in_the_targets_direction() -> None:
     model, x, _ = planted()
     x = x.abs()
@@ -226,6 +249,8 @@ def test_other_optimizers_and_options() -> None:
         "lam": {"lam": -0.1},
         "refresh_every": {"refresh_every": 0},
         "projection": {"projection": (4, 4), "precondition": "both"},
+        "at_once=4": {"at_once": 4},
+        "integer of at least 1": {"at_once": 0, "projection": (4, 4)},
         "no target": {"target": []},
         "layers of Linear": {"layers": "lora"},
     }.items():

@@ -174,6 +174,60 @@ class GradientProbe:
 
         return sums, len(send_factors(self.model, self.layers, losses, receive, self._whole))
 
+    def sketches(self, losses: Losses) -> tuple[Tensor, Tensor]:
+        """The projected gradients of these samples, one row each; samples of several forwards can be multiplied.
+
+        Inner products of rows, and of rows with a `sketch`, are what `products` gives.
+
+        Args:
+            losses: runs the model and returns one loss per sample, (B,).
+
+        Returns:
+            The losses (B,), detached, and (B, W) float32 at least: ``rows columns`` numbers for each weight (less, if
+            it is smaller), and one for each element of a bias.
+
+        Raises:
+            StrategyError: without a projection.
+        """
+        projection = self._projection()
+        rows: dict[str, Tensor] = {}
+
+        def receive(name: str, part: Factors, calls: int) -> None:
+            part = projection.factors(name, part, self._rows(name))
+            made = (part.rows.mT @ part.cols.to(part.rows.dtype)).flatten(1)
+            rows[name] = rows[name] + made if name in rows else made
+
+        values = send_factors(self.model, self.layers, losses, receive, self._whole)
+        for name, p in self.parameters.items():
+            if name not in rows:  # a layer that was not called
+                size = projection.matrix(name, self._as_matrix(name, p.detach())).numel()
+                rows[name] = values.new_zeros(len(values), size, dtype=torch.promote_types(p.dtype, torch.float32))
+        return values, torch.cat([rows[name] for name in self.parameters], dim=1)
+
+    def sketch(self, direction: Directions) -> Tensor:
+        """A direction, projected as `sketches` are: (W,).
+
+        Raises:
+            StrategyError: without a projection.
+        """
+        projection = self._projection()
+        parts = []
+        for name in self.parameters:
+            matrix = self._matrix_of(direction, name)
+            assert matrix is not None
+            parts.append(projection.matrix(name, matrix).flatten())
+        return torch.cat(parts)
+
+    def _projection(self) -> KroneckerProjection:
+        if self.projection is None:
+            raise StrategyError(
+                "Gradients are not kept, only projections of them.",
+                found="a probe without a projection",
+                expected="GradientProbe(..., projection=(rows, columns))",
+                do="pass a projection, or ask for products",
+            )
+        return self.projection
+
     def _multiply(
         self,
         name: str,

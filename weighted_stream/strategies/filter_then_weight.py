@@ -17,7 +17,7 @@ from weighted_stream.probes.model_losses import LossFn, standard_losses
 from weighted_stream.probes.preconditioner import AdamPreconditioner
 from weighted_stream.probes.running import on_device
 from weighted_stream.probes.target import target_batches
-from weighted_stream.selection import Candidates, Choice
+from weighted_stream.selection import Candidates, Choice, cut
 from weighted_stream.strategies import matching
 from weighted_stream.strategies.options import check_choice, check_integer, check_number
 from weighted_stream.strategies.selecting import Selecting
@@ -42,8 +42,9 @@ class FilterThenWeight(Selecting):
 
     Each choice costs a forward and a backward (without gradients of parameters) of all candidates, and the products;
     each refresh of the target as much for the target set. Both run in evaluation mode, and nothing of them stays in
-    the model: see `GradientProbe`, also for memory: all candidates go through the model at once. Losses are computed
-    without autocast unless ``loss_fn`` enters it. Each rank chooses among its own candidates.
+    the model: see `GradientProbe`, also for memory: unless ``at_once`` is given, all candidates go through the model in
+    one batch. Losses are computed without autocast unless ``loss_fn`` enters it. Each rank chooses among its own
+    candidates.
 
     Args:
         model: the model in training, bare or inside `torch.compile` or DistributedDataParallel.
@@ -63,6 +64,8 @@ class FilterThenWeight(Selecting):
         lam: the ridge, as a share of the candidates' mean squared gradient, >= 0.
         refresh_every: how many choices the target's gradient lasts; D is that of the present in any case.
         projection: (rows, columns): look at randomly projected gradients, for long contexts; see `GradientProbe`.
+        at_once: with a projection, how many candidates go through the model at a time; None: all of them. Memory is
+            then that of so many samples, and ``4 rows columns`` bytes for each candidate and layer.
         workspace: bytes for intermediate results of the products.
 
     Raises:
@@ -97,6 +100,7 @@ class FilterThenWeight(Selecting):
         lam: float = 0.1,
         refresh_every: int = 1,
         projection: tuple[int, int] | None = None,
+        at_once: int | None = None,
         workspace: int = 2**27,
     ) -> None:
         super().__init__(budget)
@@ -111,6 +115,14 @@ class FilterThenWeight(Selecting):
                 expected='precondition="target" or "none", or no projection',
                 do="leave out one of them",
             )
+        if at_once is not None and projection is None:
+            raise StrategyError(
+                "Exact products need all candidates in one backward.",
+                found=f"at_once={at_once} without a projection",
+                expected="a projection, or at_once=None",
+                do="pass projection=(64, 64), or choose from fewer candidates (a larger budget)",
+            )
+        self.at_once = None if at_once is None else check_integer("FilterThenWeight", "at_once", at_once, least=1)
         self._target = target_batches(target)
         self._loss_fn = loss_fn or standard_losses
         self._probe = GradientProbe(model, layers, projection=projection, workspace=workspace)
@@ -144,11 +156,11 @@ class FilterThenWeight(Selecting):
         if not self._gradient or self._age >= self.refresh_every:
             self._gradient, self._age = self._of_target(), 0
         self._age += 1
-        seen = self._probe.products(
-            self._losses(candidates.batch),
-            self._direction,
-            scale=self._diagonal if self.precondition == "both" else None,
-        )
+        if self.at_once is not None and self.at_once < len(candidates):
+            seen = self._in_parts(candidates, self.at_once)
+        else:
+            scale = self._diagonal if self.precondition == "both" else None
+            seen = self._probe.products(self._losses(candidates.batch), self._direction, scale=scale)
         if len(seen.losses) != len(candidates):
             raise StrategyError(
                 "The losses are not those of the candidates.",
@@ -157,6 +169,15 @@ class FilterThenWeight(Selecting):
                 do="let loss_fn(model, batch) return one loss per sample of the batch it gets",
             )
         return self._chosen(seen, candidates.count)
+
+    def _in_parts(self, candidates: Candidates, size: int) -> Products:
+        """The products of projected gradients, some candidates at a time through the model."""
+        n = len(candidates)
+        parts = [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
+        seen = [self._probe.sketches(self._losses(cut(candidates.batch, places, n))) for places in parts]
+        rows = torch.cat([sketches for _, sketches in seen])
+        losses = torch.cat([values for values, _ in seen])
+        return Products(losses, rows @ rows.T, rows @ self._probe.sketch(self._direction).to(rows.dtype))
 
     def _chosen(self, seen: Products, count: int) -> Choice:
         assert seen.gram is not None
