@@ -127,6 +127,8 @@ class ListSource(Source):
 class GrowingSource(ListSource):
     """One more shard every epoch."""
 
+    grown = 1
+
     def set_epoch(self, epoch: int) -> None:
         self.grown = epoch + 1
 
