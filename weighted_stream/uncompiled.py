@@ -17,8 +17,11 @@ def uncompiled(function: F) -> F:
     that only read samples never call.
 
     Example:
-        >>> uncompiled(abs)(-3)
-        3
+        >>> @uncompiled
+        ... def half(x):
+        ...     return x / 2
+        >>> half(3.0)
+        1.5
     """
     if hasattr(torch, "_disable_dynamo"):
         lazy: Callable[[F], F] = torch._disable_dynamo
