@@ -170,7 +170,7 @@ class Odd(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Embedding(9, 4, padding_idx=0)
+        self.embed = nn.Embedding(11, 4, padding_idx=0)
         self.twice = nn.Linear(4, 4)
         self.four = nn.Linear(2, 2)
         self.unused = nn.Linear(4, 4)
@@ -282,6 +282,25 @@ def test_compiled_parts_run_as_written_while_they_are_looked_at() -> None:
     assert len(runs) == compiled
 
 
+@pytest.mark.parametrize("order", ["positions", "parameters"])
+def test_checkpointing(order: str) -> None:
+    """Layers that run again during the backward count once."""
+    inner = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 4)).double()
+
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = inner, nn.Linear(4, 1).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False)
+            return self.outer(x + hidden).square().sum((1, 2))
+
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 3, 4, dtype=torch.float64, generator=draw)
+    check(GradientProbe(Checkpointed(), order=order), lambda m: m(x))
+
+
 @pytest.mark.parametrize("kind", list(MODELS))
 def test_factors_are_freed_layer_by_layer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a layer's products are made, output gradients of no other layer are held, but for tied embeddings."""
@@ -346,7 +365,7 @@ def test_sketches_multiply_over_several_forwards() -> None:
 def test_a_projection_that_is_no_shorter_changes_nothing() -> None:
     model = Odd().double()
     tokens = TOKENS
-    layers = ["embed", "twice", "out"]
+    layers, y = ["embed", "twice", "out"], torch.zeros(4)
     direction, _ = GradientProbe(model, layers).gradient(lambda: model(tokens))
     plain = GradientProbe(model, layers).products(lambda: model(tokens), direction)
     same = GradientProbe(model, layers, projection=(50, 50)).products(lambda: model(tokens), direction)
@@ -354,6 +373,8 @@ def test_a_projection_that_is_no_shorter_changes_nothing() -> None:
     torch.testing.assert_close(same.along, plain.along, **F64)
     with pytest.raises(StrategyError, match="projection"):
         GradientProbe(model, layers, projection=(2, 2)).products(lambda: model(tokens), scale=direction)
+    square = GradientProbe(model, ["twice"], projection=(2, 2)).sketch({"twice.weight": torch.eye(4), "twice.bias": y})
+    assert (square[:4].view(2, 2) - square[:4].view(2, 2).T).abs().max() > 0.01  # both sides are projected by their own
     with pytest.raises(StrategyError, match="nothing"):
         GradientProbe(model, layers, projection=(0, 2))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -67,22 +68,20 @@ def send_factors(model: nn.Module, layers: Sequence[Layer], losses: Losses, rece
     uses: list[_Use] = []
     with aside(model), torch.set_grad_enabled(True):
         anchor = torch.zeros((), device=next(model.parameters()).device, requires_grad=True)
+        # The hooks stay during the backward: checkpointing runs layers again, and must find them as they were.
         with _watched(layers, anchor, uses), _eager():
             values = losses()
-        _check_values(values)
-        for use in uses:
-            _check_use(use, len(values))
-        if whole:
-            _check_seen(model, layers, uses, values)
-        calls = {name: 0 for layer in layers for name in (layer.weight, layer.bias) if name is not None}
-        for use in uses:
-            for name in use.parameters():
-                calls[name] += 1
-        for use in uses:
-            use.receive = lambda name, factors: receive(name, factors, calls[name])
-        with torch.autocast(values.device.type, enabled=False):
-            # The anchor is reached through every layer that is watched, and through nothing else.
-            torch.autograd.grad(values.sum(), anchor, allow_unused=True)
+            _check_values(values)
+            for use in uses:
+                _check_use(use, len(values))
+            if whole:
+                _check_seen(model, layers, uses, values)
+            calls = Counter(name for use in uses for name in use.parameters())
+            for use in uses:
+                use.receive = lambda name, factors: receive(name, factors, calls[name])
+            with torch.autocast(values.device.type, enabled=False):
+                # The anchor is reached through every layer that is watched, and through nothing else.
+                torch.autograd.grad(values.sum(), anchor, allow_unused=True)
     return values.detach()
 
 
@@ -201,18 +200,15 @@ def _check_use(use: _Use, samples: int) -> None:
 
 def _check_seen(model: nn.Module, layers: Sequence[Layer], uses: Sequence[_Use], values: Tensor) -> None:
     """Raise if a parameter has more uses in the graph than there were calls of its layers."""
-    seen: dict[str, int] = {}
-    for use in uses:
-        for name in use.parameters():
-            seen[name] = seen.get(name, 0) + 1
+    seen = Counter(name for use in uses for name in use.parameters())
     parameters = dict(model.named_parameters())
     names = {name for layer in layers for name in (layer.weight, layer.bias) if name is not None}
     counted = count_uses(values, {name: parameters[name] for name in names})
     for name, count in counted.items():
-        if count > seen.get(name, 0):
+        if count > seen[name]:
             raise StrategyError(
                 f"{name!r} is used where no layer is called, so a part of its gradient cannot be seen.",
-                found=f"{count} uses of it in the graph of the losses, {seen.get(name, 0)} calls of its layers",
+                found=f"{count} uses of it in the graph of the losses, {seen[name]} calls of its layers",
                 expected="a parameter that is used by calls of Linear, Conv1D or Embedding alone",
                 do="leave its layer out of layers= (fused losses, MultiheadAttention and compiled parts call no "
                 "layer), or use the layer itself in the model and in loss_fn",

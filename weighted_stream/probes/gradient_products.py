@@ -97,7 +97,7 @@ def _row_products(one: Factors, other: Factors, dtype: torch.dtype) -> Tensor:
     if other.one_hot:
         return one.rows[:, :, other.rows].to(dtype)
     if one.one_hot:
-        return other.rows[:, :, one.rows].to(dtype).permute(2, 3, 0, 1).contiguous()
+        return other.rows[:, :, one.rows].to(dtype).permute(2, 3, 0, 1)
     return _dots(one.rows, other.rows, dtype)
 
 
