@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,10 @@ from numpy.typing import NDArray
 
 from weighted_stream.batch import Batch
 from weighted_stream.chooser import Chooser, in_proportion
+from weighted_stream.errors import StrategyError
 from weighted_stream.feedback import Feedback
+from weighted_stream.strategies.base import Strategy
+from weighted_stream.strategies.options import check_integer
 from weighted_stream.weight import Weight
 
 
@@ -26,6 +30,33 @@ class Draws(NamedTuple):
     chooser: Chooser
     size: int
     candidates: int
+
+
+def draws_for(chooser: Chooser, strategy: Strategy, arguments: dict[str, Any], webloader: Any = None) -> Draws:
+    """Let a loader draw more than a batch, for a selecting strategy to choose from.
+
+    Args:
+        chooser: asks the strategy.
+        strategy: selects.
+        arguments: of a `DataLoader`; its ``batch_size`` becomes the number of candidates.
+        webloader: the WebLoader around it, if there is one.
+
+    Raises:
+        StrategyError: for a loader that does not make its batches by ``batch_size``.
+    """
+    size, budget = arguments.get("batch_size", 1), strategy.budget
+    own = "batch_sampler" if arguments.get("batch_sampler") is not None else "webdataset.WebLoader"
+    if size is None or budget is None or arguments.get("batch_sampler") is not None or webloader is not None:
+        raise StrategyError(
+            f"{strategy!r} chooses among more samples than a batch holds; this loader cannot draw them.",
+            found="batch_size=None" if size is None else own,
+            expected="a loader that makes its batches by batch_size",
+            do="stream.loader(batch_size=...), with sampler or shuffle; wrap the dataset, not a loader around it",
+        )
+    size = check_integer("loader", "batch_size", size, least=1)
+    candidates = ceil(size / budget - 1e-9)  # 0.1 is a little more than a tenth
+    arguments["batch_size"] = candidates
+    return Draws(chooser, size, candidates)
 
 
 class WeightedLoader:
@@ -82,8 +113,3 @@ class WeightedLoader:
         if name == "batch_size" and self._draws is not None:
             return self._draws.size
         return self._batching[name] if name in self._batching else getattr(self._loader, name)
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """One 63-bit seed for each pair of seed and epoch."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)

@@ -65,6 +65,51 @@ def _own_arguments(loader: DataLoader[Any]) -> dict[str, Any]:
     return own
 
 
+def merged_arguments(loader: DataLoader[Any] | None, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a wrapped loader (None: there is none), but for those that the user replaces.
+
+    Raises:
+        SourceError: if a batch_sampler would be lost half, or the loader cannot be built again.
+    """
+    own = {} if loader is None else loader_arguments(loader)
+    if "batch_sampler" in own:
+        _check_batch_sampler_stays(arguments)
+    for replaced in _replaced_by(arguments):
+        own.pop(replaced, None)
+    return own | arguments
+
+
+def _check_batch_sampler_stays(arguments: dict[str, Any]) -> None:
+    """A wrapped batch_sampler holds size and order: whoever replaces one must say the other too.
+
+    Raises:
+        SourceError: if it would be lost half.
+    """
+    changes = sorted(arguments.keys() & {"batch_size", "sampler", "shuffle", "drop_last"})
+    complete = "batch_size" in changes and ("sampler" in changes or "shuffle" in changes)
+    if changes and not complete and "batch_sampler" not in arguments:
+        raise SourceError(
+            "The wrapped DataLoader makes its batches with a batch_sampler, which decides size and order.",
+            found=f"only {', '.join(changes)} to replace it",
+            expected="batch_size with sampler or shuffle, or another batch_sampler",
+            do="pass both, or wrap the dataset itself",
+        )
+
+
+def _replaced_by(arguments: dict[str, Any]) -> set[str]:
+    """Which arguments of a wrapped loader give way to these, because torch takes only one of them."""
+    replaced = set(arguments)
+    if "batch_sampler" in arguments:
+        replaced |= {"batch_size", "sampler", "drop_last"}
+    if replaced & {"batch_size", "sampler", "shuffle", "drop_last"}:
+        replaced |= {"batch_sampler"}
+    if "shuffle" in arguments:
+        replaced |= {"sampler"}
+    if arguments.get("num_workers") == 0:
+        replaced |= {"prefetch_factor", "multiprocessing_context", "persistent_workers", "timeout"}
+    return replaced
+
+
 def rebuild(kind: type[DataLoader[Any]], dataset: Dataset[Any], arguments: dict[str, Any]) -> DataLoader[Any]:
     """A loader of this class; arguments are checked by name.
 

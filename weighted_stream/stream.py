@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from math import ceil
 from os import PathLike
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from torch.utils.data._utils.collate import default_collate, default_convert
 
 from weighted_stream.batch import Batch, as_ids
@@ -19,8 +17,9 @@ from weighted_stream.chooser import Chooser
 from weighted_stream.collate import TagCollate, with_sample_id
 from weighted_stream.errors import SourceError, StoreError, StrategyError, UnboundError
 from weighted_stream.feedback import Feedback
-from weighted_stream.loader import Draws, WeightedLoader, epoch_seed
-from weighted_stream.rebuild import loader_arguments, rebuild
+from weighted_stream.loader import WeightedLoader, draws_for
+from weighted_stream.order import set_order
+from weighted_stream.rebuild import merged_arguments, rebuild
 from weighted_stream.scoring.ahead import ScoringAhead
 from weighted_stream.sources import source_for
 from weighted_stream.sources.webloader import follow_webloader, torch_loader_of
@@ -154,16 +153,11 @@ class WeightedStream:
             SourceError: for an unknown argument, or shuffling of a dataset that cannot be reordered from outside.
         """
         check_integer("loader", "seed", seed, least=0)
-        own = {} if self._wrapped_loader is None else loader_arguments(self._wrapped_loader)
-        if "batch_sampler" in own:
-            _check_batch_sampler_stays(arguments)
-        for replaced in _replaced_by(arguments):
-            own.pop(replaced, None)
-        arguments = own | arguments
-        reseeded, shuffles = self._shuffle(arguments, seed)
+        arguments = merged_arguments(self._wrapped_loader, arguments)
+        order = set_order(self._source, arguments, seed, ours=self._wrapped_loader is None)
         batched = arguments.get("batch_size", 1) is not None or arguments.get("batch_sampler") is not None
         collate_fn = arguments.get("collate_fn") or (default_collate if batched else default_convert)
-        draws = self._draws(arguments)
+        draws = None if self._chooser is None else draws_for(self._chooser, self.strategy, arguments, self._webloader)
         check_ids = self._source.iterable and self._own_ids
         arguments["collate_fn"] = TagCollate(collate_fn, self._as_dict, check_ids)
         kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
@@ -173,34 +167,15 @@ class WeightedStream:
             self._source.set_epoch(self.epoch)
             self._source.workers = arguments.get("num_workers") or 0
             self.strategy.begin_epoch(self.epoch, self.store.chunks)
-            for generator in reseeded:
-                generator.manual_seed(epoch_seed(seed, self.epoch))
+            order_seed = order.begin(self.epoch)
             if self._ahead is not None:
-                self._ahead.begin(self.epoch, epoch_seed(seed, self.epoch) if shuffles else None)
+                self._ahead.begin(self.epoch, order_seed)
 
         dataset, batching = self._batches(arguments) if kind is DataLoader else (self._source.dataset, {})
         loader: Any = rebuild(kind, dataset, arguments)
         if self._webloader is not None:
             loader = follow_webloader(self._webloader, loader)
         return WeightedLoader(loader, self._live(), begin_epoch, self._as_dict, batching, draws)
-
-    def _draws(self, arguments: dict[str, Any]) -> Draws | None:
-        """With a selecting strategy: let the loader draw more than a batch, for the strategy to choose from."""
-        if self._chooser is None:
-            return None
-        size, budget = arguments.get("batch_size", 1), self.strategy.budget
-        own = "batch_sampler" if arguments.get("batch_sampler") is not None else "webdataset.WebLoader"
-        if size is None or budget is None or arguments.get("batch_sampler") is not None or self._webloader is not None:
-            raise StrategyError(
-                f"{self.strategy!r} chooses among more samples than a batch holds; this loader cannot draw them.",
-                found="batch_size=None" if size is None else own,
-                expected="a loader that makes its batches by batch_size",
-                do="stream.loader(batch_size=...), with sampler or shuffle; wrap the dataset, not a loader around it",
-            )
-        size = check_integer("loader", "batch_size", size, least=1)
-        candidates = ceil(size / budget - 1e-9)  # 0.1 is a little more than a tenth
-        arguments["batch_size"] = candidates
-        return Draws(self._chooser, size, candidates)
 
     def _batches(self, arguments: dict[str, Any]) -> tuple[Dataset[Any], dict[str, Any]]:
         """The dataset, in whole batches where the source makes them: then with the arguments that they take over."""
@@ -211,28 +186,6 @@ class WeightedStream:
             return self._source.dataset, {}
         arguments |= {"batch_size": None, "drop_last": False}
         return whole, batching
-
-    def _shuffle(self, arguments: dict[str, Any], seed: int) -> tuple[list[torch.Generator], bool]:
-        """Set up ``shuffle=True``: the generators to seed at each epoch, and whether one of them is the order's."""
-        if arguments.get("generator") is not None or self._wrapped_loader is not None:
-            self._set_shuffle(arguments, seed, arguments.get("generator"))
-            return [], False
-        # One for the workers' seeds, one for the order: torch draws the first not in every epoch of workers that stay.
-        arguments["generator"], order = torch.Generator(), torch.Generator()
-        return [arguments["generator"], order], self._set_shuffle(arguments, seed, order)
-
-    def _set_shuffle(self, arguments: dict[str, Any], seed: int, order: torch.Generator | None) -> bool:
-        """Whether samples will come in an order that the generator draws."""
-        shuffle = arguments.pop("shuffle", None)
-        if shuffle and self._source.iterable:
-            self._source.set_shuffle(seed)
-        elif shuffle and (arguments.get("sampler") is not None or arguments.get("batch_sampler") is not None):
-            arguments["shuffle"] = True  # torch has a clear error for this
-        elif shuffle:
-            dataset: Any = self._source.dataset
-            arguments["sampler"] = RandomSampler(dataset, generator=order)
-            return True
-        return False
 
     def weight(self, ids: Tensor | Sequence[int]) -> Weight:
         """The `Weight` of samples known by their ids, e.g. of a dict batch: ``stream.weight(batch["sample_id"])``.
@@ -376,34 +329,3 @@ def _innermost(data: Any) -> Any:
     while isinstance(data, (DataLoader, Subset)):
         data = data.dataset
     return data
-
-
-def _check_batch_sampler_stays(arguments: dict[str, Any]) -> None:
-    """A wrapped batch_sampler holds size and order: whoever replaces one must say the other too.
-
-    Raises:
-        SourceError: if it would be lost half.
-    """
-    changes = sorted(arguments.keys() & {"batch_size", "sampler", "shuffle", "drop_last"})
-    complete = "batch_size" in changes and ("sampler" in changes or "shuffle" in changes)
-    if changes and not complete and "batch_sampler" not in arguments:
-        raise SourceError(
-            "The wrapped DataLoader makes its batches with a batch_sampler, which decides size and order.",
-            found=f"only {', '.join(changes)} to replace it",
-            expected="batch_size with sampler or shuffle, or another batch_sampler",
-            do="pass both, or wrap the dataset itself",
-        )
-
-
-def _replaced_by(arguments: dict[str, Any]) -> set[str]:
-    """Which arguments of a wrapped loader give way to these, because torch takes only one of them."""
-    replaced = set(arguments)
-    if "batch_sampler" in arguments:
-        replaced |= {"batch_size", "sampler", "drop_last"}
-    if replaced & {"batch_size", "sampler", "shuffle", "drop_last"}:
-        replaced |= {"batch_sampler"}
-    if "shuffle" in arguments:
-        replaced |= {"sampler"}
-    if arguments.get("num_workers") == 0:
-        replaced |= {"prefetch_factor", "multiprocessing_context", "persistent_workers", "timeout"}
-    return replaced

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 
 from weighted_stream import Uniform, WeightedStream
 from weighted_stream.errors import SampleIdError, SourceError
-from weighted_stream.loader import epoch_seed
+from weighted_stream.order import epoch_seed
 from weighted_stream.sources import source_for
 from weighted_stream.sources.base import Source
 from weighted_stream.sources.keys import Column
