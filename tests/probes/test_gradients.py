@@ -18,7 +18,7 @@ from weighted_stream.probes.factors import Factors
 from weighted_stream.probes.gradients import GradientProbe
 
 F64 = {"rtol": 1e-9, "atol": 1e-12}
-TOKENS = torch.tensor([[1, 2, 1], [0, 6, 2], [2, 7, 0], [3, 2, 5], [8, 4, 3]])
+TOKENS = torch.tensor([[1, 2, 1], [0, 6, 2], [2, 7, 0], [3, 2, 5], [8, 10, 3]])
 
 
 def lm_losses(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -166,7 +166,7 @@ def test_the_head_alone() -> None:
 
 
 class Odd(nn.Module):
-    """A layer that is called three times, on different lengths; an embedding with padding; in-place activation; 4-d."""
+    """A layer called three times, on different lengths; an embedding with padding; in-place activation; 4-d."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -377,6 +377,25 @@ def test_a_projection_that_is_no_shorter_changes_nothing() -> None:
     assert (square[:4].view(2, 2) - square[:4].view(2, 2).T).abs().max() > 0.01  # both sides are projected by their own
     with pytest.raises(StrategyError, match="nothing"):
         GradientProbe(model, layers, projection=(0, 2))
+
+
+@pytest.mark.parametrize("cut", ["no_grad", "detach", "unused"])
+def test_calls_without_a_part_in_the_losses(cut: str) -> None:
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.layer(x).tanh()
+            with torch.set_grad_enabled(cut != "no_grad"):
+                more = self.layer(hidden)
+            hidden = hidden if cut == "unused" else hidden * more.detach()
+            return self.layer(hidden).sum((1, 2))
+
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 3, 4, dtype=torch.float64, generator=draw)
+    check(GradientProbe(Cut()), lambda m: m(x))
 
 
 class Shared(nn.Module):

@@ -143,8 +143,7 @@ def _watched(layers: Sequence[Layer], anchor: Tensor, uses: list[_Use]) -> Itera
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
             given = args[0] if args else next(iter(kwargs.values()))
             use = _Use(layer, tuple(given.shape), tuple(output.shape))
-            # What checkpointing runs again during the backward has been written down already.
-            if torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+            if torch.is_grad_enabled():  # else the backward never comes here
                 uses.append(use)
             result: Tensor = _apply(output, anchor, given, use)
             return result

@@ -138,12 +138,17 @@ class GradientProbe:
                 part = self.projection.factors(name, part, self._rows(name))
             waiting.setdefault(name, []).append(part)
             if len(waiting[name]) == calls:
-                gram, along = self._multiply(name, waiting.pop(name), direction, pairs, scale)
-                for sums, new in (grams, gram), (alongs, along):
-                    if new is not None:
-                        sums[:] = [sums[0].add_(new)] if sums else [new]
+                add(name)
+
+        def add(name: str) -> None:
+            gram, along = self._multiply(name, waiting.pop(name), direction, pairs, scale)
+            for sums, new in (grams, gram), (alongs, along):
+                if new is not None:
+                    sums[:] = [sums[0].add_(new)] if sums else [new]
 
         values = send_factors(self.model, self.layers, losses, receive, self._whole)
+        for name in list(waiting):  # some of their calls have no part in the losses
+            add(name)
         count = len(values)
         zeros = values.new_zeros(count, count, dtype=torch.promote_types(values.dtype, torch.float32))
         return Products(
