@@ -17,7 +17,7 @@ ray = pytest.importorskip("ray")
 pytest.importorskip("tqdm")
 
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     # Ray's own: sockets and files that it leaves to the garbage collector, and deprecated imports.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
