@@ -19,6 +19,7 @@ SHOWN = {
     "Similarity, hashed, shuffled": "#cc9933",
     "Similarity, hashed": "#c0392b",
     "Similarity, MiniLM": "#2060a0",
+    "Similarity, BM25 scores": "#2e8b57",
 }
 """Rows in the picture and their colours."""
 

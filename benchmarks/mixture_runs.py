@@ -33,7 +33,8 @@ from weighted_stream import (
 from weighted_stream.demo.model import GPT, GPTConfig
 from weighted_stream.demo.tokenizer import BPE, PADDING
 from weighted_stream.demo.train import endless, evaluate, train
-from weighted_stream.scoring.base import Scorer, Scores
+from weighted_stream.scoring.base import Scores, ScoringPlan
+from weighted_stream.scoring.bm25 import BM25Scorer
 from weighted_stream.scoring.target_set import Method
 
 BATCH, CONTEXT, EVALUATE_EVERY = 64, 64, 5
@@ -48,7 +49,8 @@ class Setting:
             Similarity), or ``"oracle"`` (nothing but maths in the stream).
         rate: highest learning rate, in units of that of the benchmark.
         encoder: of similarity: ``"hashed"``, ``"pairs"`` (hashed words and pairs, weighed by their rarity),
-            ``"minilm"``, or ``"oracle"``: 1 for maths and 0 for the rest, in place of a similarity.
+            ``"minilm"``; in place of vectors, ``"bm25"``: the scores of AdaptBM25, or ``"oracle"``: 1 for maths and 0
+            for the rest.
         score: of similarity to the target set: ``"mean"``, ``"max"``, …
         ess: effective sample size that the temperature is found for.
         tau: temperature of the two ADAPTs.
@@ -146,9 +148,7 @@ def run(task: Task) -> dict[str, Any]:
         strategy.scoring = None
     with WeightedStream(samples, strategy) as stream:
         if plan is not None and not task.setting.ahead:
-            oracle = task.setting.encoder == "oracle"
-            scores = data.maths.astype(np.float32) if oracle else score_all(plan.make(), samples)
-            stream.store.update(np.arange(len(samples)), similarity=scores)
+            stream.store.update(np.arange(len(samples)), similarity=scores_now(task, data, plan, samples))
         loader = stream.loader(batch_size=BATCH, shuffle=True, seed=task.seed, drop_last=True, collate_fn=tokens)
         curve = train(
             endless(loader),
@@ -170,13 +170,16 @@ def run(task: Task) -> dict[str, Any]:
         "curves": curve.losses,
         "ess": statistics.mean(curve.ess),
         "mean weight": float(np.nanmean(records["weight"])),
-        "auc": area_under_curve(records["similarity"], data.maths[chosen]),
+        "auc": separation(records["similarity"], data.maths[chosen]),
         "seconds": time.perf_counter() - start,
     }
 
 
-def score_all(scorer: Scorer, samples: Sequence[Any]) -> Scores:
-    """What the process that scores ahead does, here and now."""
+def scores_now(task: Task, data: Prepared, plan: ScoringPlan, samples: Sequence[Any]) -> Scores:
+    """What the process that scores ahead would write, or the scores that the setting wants in its place."""
+    if task.setting.encoder == "oracle":
+        return data.maths.astype(np.float32)
+    scorer = BM25Scorer(data.mixture.target) if task.setting.encoder == "bm25" else plan.make()
     if scorer.first_pass:
         scorer.learn(lambda: [samples])
     return scorer.score(samples)
@@ -222,13 +225,11 @@ def not_padding(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tens
     return mask
 
 
-def area_under_curve(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float | None:
-    """How often a positive sample scores above another one (ties count by their order); None without scores."""
+def separation(scores: NDArray[np.float32], maths: NDArray[np.bool_]) -> float | None:
+    """The chance that maths scores above other text (AUC); None where nothing was scored."""
     known = ~np.isnan(scores)
-    scores, positive = scores[known], positive[known]
-    if not positive.any() or positive.all():
+    if not known.any():
         return None
-    ranks = np.empty(len(scores))
-    ranks[scores.argsort(kind="stable")] = np.arange(len(scores))
-    above = ranks[positive].sum() - positive.sum() * (positive.sum() - 1) / 2
-    return float(above / (positive.sum() * (~positive).sum()))
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(maths[known], scores[known]))

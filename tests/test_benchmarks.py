@@ -107,13 +107,13 @@ def test_a_benchmark_without_its_data_is_left_out(tmp_path: Path, capsys: pytest
     assert "no gsm8k, wikitext2_valid_test" in capsys.readouterr().out
 
 
-def test_area_under_the_curve() -> None:
-    from benchmarks.mixture_runs import area_under_curve
+def test_the_area_under_the_curve_of_what_was_scored() -> None:
+    pytest.importorskip("sklearn")
+    from benchmarks.mixture_runs import separation
 
     scores = np.array([0.1, 0.4, 0.35, 0.8, np.nan], np.float32)
-    assert area_under_curve(scores, np.array([False, False, True, True, True])) == 0.75
-    assert area_under_curve(scores, np.array([False, False, False, True, True])) == 1.0
-    assert area_under_curve(np.full(5, np.nan, np.float32), np.array([True] * 5)) is None
+    assert separation(scores, np.array([False, False, True, True, False])) == 0.75
+    assert separation(np.full(2, np.nan, np.float32), np.array([True, False])) is None
 
 
 def test_kept_vectors_are_found_by_their_text(tmp_path: Path) -> None:
@@ -169,6 +169,7 @@ def test_scores_made_before_the_run_and_ahead_of_it_are_the_same(data_folder: Pa
     "setting",
     [
         {"weights": "similarity", "encoder": "oracle"},
+        {"weights": "similarity", "encoder": "bm25"},
         {"weights": "product", "shuffled": True},
         {"weights": "adapt", "center": "running", "tau": 0.1},
         {"weights": "bm25"},
