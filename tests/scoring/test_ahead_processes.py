@@ -170,6 +170,16 @@ def test_scores_of_another_target_reach_the_trainer(tmp_path: Path) -> None:
         assert stream.stats()["scored_ahead"] == 0
 
 
+def test_who_waits_for_scores_uses_none_of_another_target(tmp_path: Path) -> None:
+    with WeightStore(tmp_path) as store:
+        store.bind_scores(identity("another"))
+        store.update(range(SIZE), similarity=[0.5] * SIZE)
+    with WeightedStream(TEXTS, Scored(plan(Numbers(), wait=True)), store=tmp_path) as stream:
+        with pytest.raises(StoreMismatchError, match="This store holds other scores"):
+            epoch(stream.loader(batch_size=60))
+        assert stream.stats()["visits"] == 0
+
+
 def test_a_later_epoch_with_new_samples_starts_it_again(tmp_path: Path) -> None:
     with WeightStore() as store:
         source = GrowingSource([[1, 2], [3, 4]], bad={"shard 0": 1})

@@ -88,6 +88,8 @@ class ScoringAhead:
         """
         if not self._begun:
             self.begin(self._epoch)
+        if self._plan.wait:
+            self._desk.wait_until_vouched()  # scores of another target are no scores
         self.check()
         unscored = np.isnan(signals.known("similarity"))
         if not unscored.any():

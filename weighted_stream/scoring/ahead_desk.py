@@ -69,7 +69,7 @@ class Desk:
         self._outstanding = self._waiting = 0
         self._scored = self._parts = 0
         self._seconds = 0.0
-        self._closing = self._listening = False
+        self._closing = self._listening = self._vouched = False
         self.running = False
         self.done: int | None = None
         self.error: WeightedStreamError | None = None
@@ -97,6 +97,11 @@ class Desk:
             with self._changed:
                 self._outstanding = 0
                 self._let_go()
+
+    def wait_until_vouched(self) -> None:
+        """Wait until it is known that the scores there are belong to this scorer, or there is no process any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._vouched or not self.running)
 
     def wait_for(self, ids: Ids) -> Ids:
         """Wait until these samples have a score, or there is no process any more.
@@ -190,6 +195,9 @@ class Desk:
             self._show()
         elif kind is Kind.WHOSE:
             self._store.bind_scores(ScoreIdentity.from_json(unpack_json(contents)))
+            with self._changed:
+                self._vouched = True
+                self._changed.notify_all()
         elif kind is Kind.PART:
             part = unpack_json(contents)
             self._parts += 1
