@@ -139,5 +139,5 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
             panel.plot(steps, mean, color=colour, linewidth=1.2, label=f"{label}: {mean[-1]:.2f}")
         panel.axhline(panel.get_lines()[0].get_ydata()[-1], color=SHOWN["uniform"], linewidth=0.8, linestyle=":")
         panel.set(title=f"held-out loss: {title}", xlabel="step", ylabel="nats per token", ylim=(None, 4.6))
-        panel.legend(frameon=False)
+        panel.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)

@@ -184,6 +184,18 @@ def test_runs_on_the_standard_mixture(data_folder: Path, uniform: dict[str, Any]
     assert (result["ess"] < 1.0) == (setting["weights"] != "oracle")
 
 
+@pytest.mark.parametrize("weights", ["similarity", "product", "bm25"])
+def test_strategies_are_told_of_no_text_that_they_are_measured_on(data_folder: Path, weights: str) -> None:
+    pytest.importorskip("tokenizers")
+    from benchmarks.mixture_runs import Setting, Task, make_strategy, prepare
+    from weighted_stream.demo.model import GPT, GPTConfig
+
+    data = prepare(data_folder, 0, 560)
+    strategy = make_strategy(Task(data_folder, None, Setting(weights), 0, 2, 1e-2), data, GPT(GPTConfig()))
+    assert strategy.scoring is not None
+    assert strategy.scoring.make().target.samples == data.mixture.target  # type: ignore[attr-defined]
+
+
 def test_the_setting_with_the_lowest_loss_on_the_texts_to_choose_on() -> None:
     from benchmarks.mixture_runs import Setting
     from benchmarks.standard_mixture import choose
