@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighted_stream import Clip, LinUpper, Product, Shuffled, Signals, Similarity, StrategyError, WeightedStream
+from weighted_stream import (
+    Clip,
+    HashedEncoder,
+    LinUpper,
+    Product,
+    Shuffled,
+    Signals,
+    Similarity,
+    StoreMismatchError,
+    StrategyError,
+    WeightedStream,
+)
 from weighted_stream.errors import ScoringError
 from weighted_stream.scoring.target_set import TargetSet
 from weighted_stream.strategies.similarity import similarity_weights
@@ -242,3 +254,17 @@ def test_a_temperature_that_leaves_few_samples_warns_once(window: str) -> None:
 
 def test_repr_tells_the_options_and_not_the_target() -> None:
     assert repr(Similarity(["text"])) == "Similarity(tau=None, ess=0.7, gate='softmax', window='batch', memory=1024)"
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_store_with_scores_of_another_target_is_refused_before_anything_is_read(tmp_path: Path, wait: bool) -> None:
+    data = [f"text number {i}" for i in range(8)]
+    mine, other = ["text number"], ["apples and pears"]
+    with WeightedStream(data, Similarity(mine, wait=True), store=tmp_path) as stream:
+        for _, weight in stream.loader(batch_size=4):
+            weight.tensor()
+    with pytest.raises(StoreMismatchError, match="other scores: target"):
+        WeightedStream(data, Similarity(other, wait=wait), store=tmp_path)
+    with pytest.raises(StoreMismatchError, match="other scores: encoder"):
+        WeightedStream(data, Similarity(mine, HashedEncoder(dim=64), wait=wait), store=tmp_path)
+    WeightedStream(data, Similarity(mine, wait=wait), store=tmp_path).close()

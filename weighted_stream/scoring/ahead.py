@@ -43,11 +43,14 @@ class ScoringAhead:
 
     Raises:
         SourceError: if nobody can read the dataset apart from the trainer.
+        StoreMismatchError: if the store holds scores of another encoder, target or method.
         MissingExtraError: if progress is asked for and ``tqdm`` is missing.
     """
 
     def __init__(self, source: Source, plan: ScoringPlan, store: Memory) -> None:
         source.parts()  # nothing is read yet, but refused what cannot be
+        if plan.whose is not None:
+            store.check_scores(plan.whose)
         self._source, self._plan = source, plan
         self._desk = Desk(store, plan.ahead, Progress() if plan.progress else None)
         self._begun = False

@@ -39,6 +39,9 @@ class Memory(Protocol):
     def bind_scores(self, identity: ScoreIdentity) -> None:
         """Refuse scores of another identity than those there are."""
 
+    def check_scores(self, identity: ScoreIdentity) -> None:
+        """The same, as long as the identity may lack its centroid."""
+
 
 class Desk:
     """What scorer and trainer both look at; the scorer comes and goes, the desk stays.

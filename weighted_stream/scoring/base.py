@@ -74,6 +74,8 @@ class ScoringPlan:
         on_bad_shard: what to do about a shard that cannot be read: stop the trainer, or go on without it (it is
             named in a warning and counted).
         progress: print a line about shards, samples/s and how far ahead.
+        whose: the scorer's identity as far as it is known before it has encoded anything; None: not at all. A store
+            with other scores is refused by it at once.
     """
 
     make: Callable[[], Scorer]
@@ -81,3 +83,4 @@ class ScoringPlan:
     wait: bool = False
     on_bad_shard: Literal["raise", "skip"] = "raise"
     progress: bool = False
+    whose: ScoreIdentity | None = None

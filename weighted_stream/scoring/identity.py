@@ -18,7 +18,8 @@ class ScoreIdentity:
         encoder: its name, e.g. ``"HashedEncoder(dim=512)"`` or the model's name.
         target: a digest of the target samples, as hexadecimal text.
         method: how a sample's vector becomes a score, e.g. ``"mean"`` or ``"top-5"``.
-        centroid: (d,) the mean target vector: tells apart encoders that bear one name. Empty without vectors.
+        centroid: (d,) the mean target vector: tells apart encoders that bear one name. Empty without vectors, or before
+            they are made: then it decides nothing.
     """
 
     encoder: str
@@ -46,6 +47,8 @@ class ScoreIdentity:
         for what in ("encoder", "target", "method"):
             if getattr(self, what) != getattr(other, what):
                 return f"{what} {getattr(other, what)!r} instead of {getattr(self, what)!r}"
+        if not self.centroid or not other.centroid:
+            return None
         if len(self.centroid) != len(other.centroid):
             return f"vectors of size {len(other.centroid)} instead of {len(self.centroid)}"
         cosine = _cosine(self.centroid, other.centroid)

@@ -100,21 +100,35 @@ def bind_scores(place: Place, identity: Identity, *, scored: int) -> None:
     Raises:
         StoreMismatchError: if the store holds other scores, or some of unknown origin.
     """
-    manifest = _read(place)
+    if not check_scores(place, identity, scored=scored):
+        place.write_manifest({**_read(place), "scores": identity.to_json()})
+
+
+def check_scores(place: Place, identity: Identity, *, scored: int) -> bool:
+    """Check that the scores of ``identity`` may stand beside those of the store.
+
+    Args:
+        scored: how many samples of the store have a score.
+
+    Returns:
+        Whether they are those that the store remembers.
+
+    Raises:
+        StoreMismatchError: if the store holds other scores, or some of unknown origin.
+    """
     # Optional, and later than version 1: a store without scores lacks it.
-    known = manifest.get("scores")
-    if known is None and scored:
-        raise _other_scores("nobody knows whose", f"samples with a score: {scored:,}, of unknown origin", identity)
-    if known is not None:
-        try:
-            reason = type(identity).from_json(known).conflict(identity)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {error}"
-        if reason is None:
-            return
+    known = _read(place).get("scores")
+    if known is None:
         if scored:
-            raise _other_scores(reason, f"samples with a score: {scored:,}, by {_named(known)}", identity)
-    place.write_manifest({**manifest, "scores": identity.to_json()})
+            raise _other_scores("nobody knows whose", f"samples with a score: {scored:,}, of unknown origin", identity)
+        return False
+    try:
+        reason = type(identity).from_json(known).conflict(identity)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    if reason is not None and scored:
+        raise _other_scores(reason, f"samples with a score: {scored:,}, by {_named(known)}", identity)
+    return reason is None
 
 
 def _read(place: Place) -> dict[str, Any]:

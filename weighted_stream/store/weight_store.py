@@ -121,6 +121,15 @@ class WeightStore:
         self._check_writes()
         manifest.bind_scores(self._place, identity, scored=self._regions.header.tally.scored)
 
+    def check_scores(self, identity: Identity) -> None:
+        """The same check, of an identity that may lack its centroid, and nothing is remembered.
+
+        Raises:
+            StoreMismatchError: if the store holds scores of another identity, or of none that is known.
+        """
+        self._check_open()
+        manifest.check_scores(self._place, identity, scored=self._regions.header.tally.scored)
+
     @property
     def path(self) -> Path | None:
         """The directory of the store; None for a temporary one."""

@@ -70,8 +70,10 @@ class AdaptBM25(Strategy):
         self.tau = check_number("AdaptBM25", "tau", tau, above=0)
         self.normalize = check_choice("AdaptBM25", "normalize", normalize, ("none", "mean"))
         self.joint = normalize == "mean"
+        whose = None
         if target is not None:
-            target = BM25Scorer(target, text=text, k1=k1, b=b).target  # whatever is wrong with it is found here
+            scorer = BM25Scorer(target, text=text, k1=k1, b=b)  # whatever is wrong with it is found here
+            target, whose = scorer.target, scorer.identity
         self.scoring = scoring_plan(
             "AdaptBM25",
             None if target is None else partial(BM25Scorer, target, text=text, k1=k1, b=b),
@@ -79,6 +81,7 @@ class AdaptBM25(Strategy):
             wait=wait,
             on_bad_shard=on_bad_shard,
             progress=progress,
+            whose=whose,
             text=None if text == "text" else text,
             k1=None if k1 == 1.5 else k1,
             b=None if b == 0.75 else b,

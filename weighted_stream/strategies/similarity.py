@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weighted_stream.scoring.encoders import as_encoder, encoder_name
 from weighted_stream.scoring.fields import TextField
+from weighted_stream.scoring.identity import ScoreIdentity
 from weighted_stream.scoring.similarity_scorer import SimilarityScorer
 from weighted_stream.scoring.target_set import TargetSet
 from weighted_stream.signals import Signals
@@ -143,6 +145,7 @@ class Similarity(Strategy):
             wait=wait,
             on_bad_shard=on_bad_shard,
             progress=progress,
+            whose=None if target is None else _whose(target, encoder),
             encoder=encoder,
             text=None if text == "text" else text,
         )
@@ -205,3 +208,8 @@ class Similarity(Strategy):
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _whose(target: TargetSet, encoder: Any) -> ScoreIdentity:
+    """The identity of the scores to come, but for the centroid, which takes the encoder's work."""
+    return ScoreIdentity(encoder_name(as_encoder(encoder)), target.digest, target.method)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from weighted_stream.errors import StrategyError
 from weighted_stream.scoring.base import Scorer, ScoringPlan
+from weighted_stream.scoring.identity import ScoreIdentity
 from weighted_stream.signals import Signals
 from weighted_stream.strategies.options import check_choice, check_integer
 
@@ -40,6 +41,7 @@ def scoring_plan(
     wait: bool,
     on_bad_shard: OnBadShard,
     progress: bool,
+    whose: ScoreIdentity | None = None,
     **for_target: Any,
 ) -> ScoringPlan | None:
     """The plan of a strategy that has a target, or None for one that takes the scores as the store holds them.
@@ -51,6 +53,7 @@ def scoring_plan(
         wait: as there.
         on_bad_shard: as there.
         progress: as there.
+        whose: as there.
         **for_target: other options that mean nothing without a target; None if not given.
 
     Raises:
@@ -62,6 +65,7 @@ def scoring_plan(
         check_choice(method, "wait", wait, (False, True)),
         check_choice(method, "on_bad_shard", on_bad_shard, ("raise", "skip")),
         check_choice(method, "progress", progress, (False, True)),
+        whose,
     )
     if make is not None:
         return plan
