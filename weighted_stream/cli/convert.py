@@ -76,5 +76,6 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{done.samples:,} samples in {done.shards:,} shards: {arguments.folder}")
     print("columns: " + ", ".join(f"{name} ({kind})" for name, kind in done.columns.items()))
     how = "made of the place of each sample" if done.made_ids else "kept"
-    print(f"ids: column {done.id!r}, {how}; WeightedStream(..., id_fn={done.id!r}) goes by them")
+    rows = ", behind .decode().map(itemgetter('json'))" if arguments.format == "webdataset" else ""
+    print(f"ids: column {done.id!r}, {how}; WeightedStream(..., id_fn={done.id!r}) goes by them{rows}")
     return 0
