@@ -190,10 +190,11 @@ class Desk:
                     self._let_go()
         elif kind is Kind.SCORES:
             ids, scores, seconds = unpack_scores(contents)
-            self._store.update(ids, similarity=scores)
-            with self._changed:
+            with self._changed:  # counted first: who finds the last score in the store finds it counted
                 self._scored += len(ids)
                 self._seconds += seconds
+            self._store.update(ids, similarity=scores)
+            with self._changed:
                 self._changed.notify_all()
             self._show()
         elif kind is Kind.WHOSE:
