@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from ranks import run_ranks
 from torch import nn
 from torch.optim import AdamW
 
 from weighted_stream import FilterThenWeight, WeightedStream
 
 
-def train_as_a_rank(rank: int, folder: str) -> None:
+def train_as_a_rank(rank: int) -> None:
     """One of two ranks: another half of the data, the same model afterwards."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.manual_seed(0)
     x, y = torch.randn(40, 6), torch.randint(0, 3, (40,))
     model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)))
@@ -34,8 +33,7 @@ def train_as_a_rank(rank: int, folder: str) -> None:
     torch.distributed.all_gather(both, mine)
     assert torch.equal(*both)
     assert batches == 6
-    torch.distributed.destroy_process_group()
 
 
 def test_two_ranks(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(train_as_a_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(train_as_a_rank, 2, tmp_path)

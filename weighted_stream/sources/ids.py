@@ -49,6 +49,24 @@ def shard_id(shard: str, row: int) -> int:
     return shard_base(shard, row >> ROW_BITS) | (row & _ROW_MASK)
 
 
+def shard_ranges(shard: str, start: int, stop: int) -> list[range]:
+    """`shard_id` of the rows ``start`` to ``stop`` of a shard, as ranges: one, unless they lie in several blocks.
+
+    Example:
+        >>> (ids,) = shard_ranges("a.parquet", 5, 7)
+        >>> list(ids) == [shard_id("a.parquet", 5), shard_id("a.parquet", 6)]
+        True
+    """
+    ranges: list[range] = []
+    while start < stop:
+        block = start >> ROW_BITS
+        end = min(stop, (block + 1) << ROW_BITS)
+        base = shard_base(shard, block) - (block << ROW_BITS)
+        ranges.append(range(base + start, base + end))
+        start = end
+    return ranges
+
+
 def shard_ids(shard: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """`shard_id` of many rows of a shard: (n,) int64 for (n,) rows.
 

@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset
 
 from weighted_stream.errors import SourceError
 from weighted_stream.sources.base import Fingerprint, Source
-from weighted_stream.sources.ids import ROW_BITS, shard_base
+from weighted_stream.sources.ids import ROW_BITS, shard_base, shard_ranges
 from weighted_stream.sources.keys import IdFn, by, identify
 from weighted_stream.sources.parquet_batches import ParquetBatches
 from weighted_stream.sources.parquet_dataset import ParquetDataset, Row
@@ -50,14 +50,8 @@ def row_ids(key: str, start: int, stop: int) -> Iterable[int]:
         >>> list(row_ids("a.parquet", 5, 7)) == [shard_id("a.parquet", 5), shard_id("a.parquet", 6)]
         True
     """
-    parts: list[range] = []
-    while start < stop:
-        block = start >> ROW_BITS
-        end = min(stop, (block + 1) << ROW_BITS)
-        base = shard_base(key, block) - (block << ROW_BITS)
-        parts.append(range(base + start, base + end))
-        start = end
-    return parts[0] if len(parts) == 1 else chain.from_iterable(parts)
+    ranges = shard_ranges(key, start, stop)
+    return ranges[0] if len(ranges) == 1 else chain.from_iterable(ranges)
 
 
 class ParquetSource(Source):

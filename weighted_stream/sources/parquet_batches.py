@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset
 
-from weighted_stream.sources.ids import ROW_BITS, shard_base, shard_ids
+from weighted_stream.sources.ids import shard_ranges
 from weighted_stream.sources.parquet_dataset import ParquetDataset, Row
 from weighted_stream.sources.wrapping import Forwarding
 
@@ -47,9 +47,6 @@ class ParquetBatches(Forwarding, IterableDataset[tuple[Ids, list[Row]]]):
             yield ids, rows
 
     def _block(self, file: int, start: int, rows: list[Row]) -> Iterable[tuple[Ids, list[Row]]]:
-        key, stop = self._wrapped.files.keys[file], start + len(rows)
-        block = start >> ROW_BITS
-        if block == (stop - 1) >> ROW_BITS:  # as nearly always
-            base = shard_base(key, block) - (block << ROW_BITS)
-            return [(np.arange(base + start, base + stop), rows)]
-        return [(shard_ids(key, np.arange(start, stop)), rows)]
+        ranges = shard_ranges(self._wrapped.files.keys[file], start, start + len(rows))
+        ids = [np.arange(part.start, part.stop) for part in ranges]
+        return [(ids[0] if len(ids) == 1 else np.concatenate(ids), rows)]

@@ -1,0 +1,25 @@
+"""Ranks for tests: a process each, joined by gloo, whose own errors reach the test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def run_ranks(rank_work: Callable[..., None], ranks: int, folder: Path, *args: Any) -> None:
+    """`rank_work(rank, *args)` in processes of one gloo group (from a module that imports little: each imports it)."""
+    torch.multiprocessing.spawn(_one_rank, (rank_work, ranks, str(folder), args), nprocs=ranks)
+
+
+def _one_rank(rank: int, rank_work: Callable[..., None], ranks: int, folder: str, args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
+    rank_work(rank, *args)
+    torch.distributed.barrier()
+    # Gloo's threads outlive destroy_process_group, and now and then abort the process when Python takes itself down:
+    # "terminate called without an active exception" (torch 2.15). All the work is done and seen by every rank.
+    os._exit(0)
