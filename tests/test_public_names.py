@@ -39,6 +39,7 @@ NAMES = [
     "SmallLoss",
     "SourceError",
     "StoreError",
+    "StateError",
     "StoreMismatchError",
     "Strategy",
     "StrategyError",

@@ -75,6 +75,10 @@ class StoreMismatchError(StoreError):
     """A store of another dataset or of another version of the file format."""
 
 
+class StateError(WeightedStreamError, ValueError):
+    """A state that cannot be loaded: of another version, another dataset or strategy, or not whole."""
+
+
 class MissingExtraError(WeightedStreamError, ImportError):
     """An optional dependency is not installed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, finalize
 
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from weighted_stream.probes.taps import Tap, remove
+from weighted_stream.state import check_keys
 
 
 class OptimizerSteps:
@@ -36,6 +38,7 @@ class OptimizerSteps:
         """Whether any step was seen since this was made."""
         self.count = 0
         """Steps since `reset`, or since this was made."""
+        self._before_now = 0
         self._model = model
         self._counts: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         self._ours: WeakSet[Optimizer] = WeakSet()
@@ -47,7 +50,18 @@ class OptimizerSteps:
     def reset(self) -> None:
         """Count from 0 again."""
         self._counts.clear()
-        self.count = 0
+        self.count = self._before_now = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count, for all optimizers as one."""
+        return {"ever": self.ever, "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Count on from there."""
+        check_keys("a count of optimizer steps", state, ("ever", "count"))
+        self.reset()
+        self.ever, self.count = bool(state["ever"]), int(state["count"])
+        self._before_now = self.count
 
     def close(self) -> None:
         """Remove the hooks; also done when this is collected."""
@@ -67,7 +81,7 @@ class OptimizerSteps:
         if optimizer in self._begun and self._steps_model(optimizer):
             self.ever = True
             self._counts[optimizer] = self._counts.get(optimizer, 0) + 1
-            self.count = max(self.count, self._counts[optimizer])
+            self.count = max(self.count, self._before_now + self._counts[optimizer])
         self._begun.discard(optimizer)
 
     def _steps_model(self, optimizer: Optimizer) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from weighted_stream.errors import LossError, StrategyError
 from weighted_stream.scoring.base import ScoringPlan
 from weighted_stream.selection import Candidates, Choice
 from weighted_stream.signals import Records, Signals
+from weighted_stream.state import check_keys
 
 Memory: TypeAlias = Callable[[], Iterator[tuple[NDArray[np.int64], Records]]]
 """Goes through everything in the store."""
@@ -32,6 +33,8 @@ class Strategy(ABC):
         bound: the largest weight the method's theory allows, or None. Passing it warns once.
         constant: whether equal weights are what the strategy is for, so that nobody need be told of them.
         remembers: whether the store keeps the weights; not if they come from there.
+        keeps_samples: whether the strategy looks at the samples themselves when it weighs them: then a loader keeps the
+            batch as long as its `Weight`, and shows it as ``signals.samples``.
         remedy: what to change if the weights never vary; a sentence for the warning.
         scoring: what the stream shall score ahead of the trainer for this strategy, or None.
         budget: None, or the share of the candidates that a selecting strategy chooses, 0 < budget <= 1: then the loader
@@ -51,6 +54,7 @@ class Strategy(ABC):
     bound: float | None = None
     constant: bool = False
     remembers: bool = True
+    keeps_samples: bool = False
     remedy: str = ""
     scoring: ScoringPlan | None = None
     budget: float | None = None
@@ -69,6 +73,22 @@ class Strategy(ABC):
             epoch: from 0.
             memory: goes through all there is in the store: ``(ids, records)``, some at a time.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learned since it was made, for a stream's `state_dict`; by default there is nothing.
+
+        Numbers, strings, None, tensors, and lists and dicts of these; copies, as training goes on. What `begin_epoch`
+        decided belongs to it: when a stream goes on in the middle of an epoch, that is not called again.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there: in a strategy made with the same arguments, the same weights from now on, bit for bit.
+
+        Raises:
+            StateError: for a state that is not this strategy's.
+        """
+        check_keys(f"{type(self).__name__}'s state", state, ())
 
     def choose(self, candidates: Candidates) -> Choice:
         """Choose among candidates before they are handed over; asked of a strategy with a `budget`."""
@@ -100,7 +120,7 @@ class Strategy(ABC):
         return Product(self, other) if isinstance(other, Strategy) else NotImplemented
 
     def __repr__(self) -> str:
-        traits = ("joint", "bound", "constant", "remembers", "scoring")
+        traits = ("joint", "bound", "constant", "remembers", "scoring", "keeps_samples")
         options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k[0] != "_" and k not in traits)
         return f"{type(self).__name__}({options})"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -75,7 +78,7 @@ class Clip(Strategy):
                 do="for example Clip(strategy, low=0.1, high=2.0)",
             )
         self.joint, self.constant, self.remembers = strategy.joint, strategy.constant, strategy.remembers
-        self.scoring = strategy.scoring
+        self.scoring, self.keeps_samples = strategy.scoring, strategy.keeps_samples
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32 in [low, high]."""
@@ -89,3 +92,11 @@ class Clip(Strategy):
     def begin_epoch(self, epoch: int, memory: Memory) -> None:
         """Passed on."""
         self.strategy.begin_epoch(epoch, memory)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Passed on."""
+        return self.strategy.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Passed on."""
+        self.strategy.load_state_dict(state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from weighted_stream.probes.preconditioner import AdamPreconditioner
 from weighted_stream.probes.running import on_device
 from weighted_stream.probes.target import target_batches
 from weighted_stream.selection import Candidates, Choice, cut
+from weighted_stream.state import check_keys, copied, like_state
 from weighted_stream.strategies import matching
 from weighted_stream.strategies.options import check_choice, check_integer, check_number
 from weighted_stream.strategies.selecting import Selecting
@@ -145,6 +146,31 @@ class FilterThenWeight(Selecting):
     def not_finite(self) -> int:
         """How many candidates had gradients that are not finite; these are chosen last, with weight 0."""
         return self._not_finite
+
+    def state_dict(self) -> dict[str, Any]:
+        """The target's gradient (a copy of the parameters looked at) with its age, and what was counted."""
+        return {
+            "gradient": {name: copied(values) for name, values in self._gradient.items()},
+            "age": self._age,
+            "counted": [self._fallbacks, self._fillers, self._not_finite],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with that gradient until it is due again.
+
+        Raises:
+            StateError: for a state of another kind of strategy, or of a model with other parameters.
+        """
+        check_keys("FilterThenWeight's state", state, ("gradient", "age", "counted"))
+        parameters = self._probe.parameters
+        if state["gradient"]:
+            check_keys("the gradient of these layers", state["gradient"], parameters)
+        self._gradient = {
+            name: like_state(f"The gradient of {name}", values, parameters[name].ndim).to(parameters[name].device)
+            for name, values in state["gradient"].items()
+        }
+        self._age = int(state["age"])
+        self._fallbacks, self._fillers, self._not_finite = map(int, state["counted"])
 
     def choose(self, candidates: Candidates) -> Choice:
         """The chosen ``candidates.count``, and their weights, which average 1.

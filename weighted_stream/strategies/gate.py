@@ -5,11 +5,13 @@ Source: "ADAPT", arXiv 2605.05227 (ICLR 2026), equation for ``w``; normalisation
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from weighted_stream.state import check_keys, copied
 from weighted_stream.strategies.base import mean_one
 from weighted_stream.strategies.gibbs import Scalar
 
@@ -75,4 +77,13 @@ class RunningMean:
         self.seen += len(scores)
         latest = scores.detach().mean(0)
         share = len(scores) / max(len(scores), min(self.seen, self.memory))
-        self.value = latest if self.value is None else torch.lerp(self.value, latest, share)
+        self.value = latest if self.value is None else torch.lerp(self.value.to(latest.device), latest, share)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mean, and of how many."""
+        return {"seen": self.seen, "value": copied(self.value)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        check_keys("a running mean's state", state, ("seen", "value"))
+        self.seen, self.value = int(state["seen"]), copied(state["value"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,6 +13,7 @@ from torch import Tensor
 from weighted_stream.errors import StrategyError
 from weighted_stream.selection import Candidates, Choice
 from weighted_stream.signals import Signals
+from weighted_stream.state import check_keys
 from weighted_stream.strategies.base import Memory, Strategy
 from weighted_stream.strategies.chance import chance
 from weighted_stream.strategies.options import check_integer, check_number
@@ -91,7 +95,7 @@ class InfoBatch(Strategy):
         self.budget = 1.0 if prune else None
         self._epoch: int | None = None
         self._memory: Memory | None = None
-        self._mean = np.nan
+        self._mean = float("nan")
 
     def begin_epoch(self, epoch: int, memory: Memory) -> None:
         """The mean of an epoch is that of all losses stored when it begins."""
@@ -112,6 +116,24 @@ class InfoBatch(Strategy):
             places = np.zeros(1, np.int64)
         return Choice(places, torch.from_numpy(weights[places]) * (len(places) / len(weights)))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch, and the mean loss that it is weighed by."""
+        return {"epoch": self._epoch, "mean": float(self._mean_of_epoch())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in that epoch.
+
+        Raises:
+            StateError: for a state of another kind of strategy.
+        """
+        check_keys("InfoBatch's state", state, ("epoch", "mean"))
+        self._epoch, self._mean, self._memory = state["epoch"], state["mean"], None
+
+    def _mean_of_epoch(self) -> float:
+        if self._memory is not None:
+            self._mean, self._memory = _mean_loss(self._memory), None
+        return self._mean
+
     def _weigh(self, ids: NDArray[np.int64], losses: NDArray[np.float32], step: int) -> NDArray[np.float32]:
         if self._epoch is None:
             raise StrategyError(
@@ -122,9 +144,7 @@ class InfoBatch(Strategy):
             )
         if self.epochs is not None and self._epoch >= self.delta * self.epochs:
             return np.ones(len(ids), np.float32)
-        if self._memory is not None:
-            self._mean, self._memory = _mean_loss(self._memory), None
-        return info_batch(losses, self._mean, chance(ids, self.seed, step), self.ratio)
+        return info_batch(losses, self._mean_of_epoch(), chance(ids, self.seed, step), self.ratio)
 
 
 def _mean_loss(memory: Memory) -> float:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from weighted_stream.signals import Signals
+from weighted_stream.state import check_keys
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.gibbs import Scalar, gibbs, gibbs_against, loss_range, within
 from weighted_stream.strategies.options import check_choice, check_either, check_integer, check_number
@@ -67,7 +70,7 @@ class LossStrategy(Strategy):
             scores = self.scores(losses if self.quantile is None else within(losses, low, high), low, high)
             return gibbs(scores, self._temperature(scores, signals.step))
         if self not in signals.scratch:  # frozen for this batch, so that its parts agree
-            signals.scratch[self] = self._reference(signals.step)
+            signals.scratch[self] = self._reference(signals)
         known = signals.scratch[self]
         if known is None:
             return torch.ones_like(losses)
@@ -87,14 +90,27 @@ class LossStrategy(Strategy):
         assert self.ess is not None  # one of them there is
         return temperature_for(scores, self.ess)
 
-    def _reference(self, step: int) -> tuple[Scalar, Scalar, Tensor, Scalar] | None:
+    def state_dict(self) -> dict[str, Any]:
+        """The running window."""
+        return {"latest": self._latest.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with that running window.
+
+        Raises:
+            StateError: for a state of another kind of strategy, or a window of another size.
+        """
+        check_keys(f"{type(self).__name__}'s state", state, ("latest",))
+        self._latest.load_state_dict(state["latest"])
+
+    def _reference(self, signals: Signals) -> tuple[Scalar, Scalar, Tensor, Scalar] | None:
         """Range and scores of the running window, and the temperature."""
-        latest = self._latest.values()
+        latest = self._latest.values(signals.device)
         if latest is None:
             return None
         low, high = loss_range(latest, self.quantile)
         scores = self.scores(within(latest, low, high), low, high)
-        return low, high, scores, self._temperature(scores, step)
+        return low, high, scores, self._temperature(scores, signals.step)
 
 
 class RangeStrategy(LossStrategy):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 from operator import mul
+from typing import Any
 
 from torch import Tensor
 
 from weighted_stream.errors import StrategyError
 from weighted_stream.signals import Signals
+from weighted_stream.state import check_keys
 from weighted_stream.strategies.base import Memory, Strategy, mean_one
 from weighted_stream.strategies.selecting import check_whole
 
@@ -44,6 +47,7 @@ class Product(Strategy):
         self.joint = any(factor.joint for factor in factors)
         self.constant = all(factor.constant for factor in factors)
         self.remembers = all(factor.remembers for factor in factors)
+        self.keeps_samples = any(factor.keeps_samples for factor in factors)
         plans = [factor.scoring for factor in factors if factor.scoring is not None]
         if any(plan != plans[0] for plan in plans):
             raise StrategyError(
@@ -68,3 +72,13 @@ class Product(Strategy):
         """Passed on to every factor."""
         for factor in self.factors:
             factor.begin_epoch(epoch, memory)
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of every factor, by its place."""
+        return {str(place): factor.state_dict() for place, factor in enumerate(self.factors)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Passed on to every factor."""
+        check_keys("Product's state", state, map(str, range(len(self.factors))))
+        for place, factor in enumerate(self.factors):
+            factor.load_state_dict(state[str(place)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -39,7 +42,7 @@ class Shuffled(Strategy):
         self.strategy = strategy
         self.seed = check_integer("Shuffled", "seed", seed, least=0)
         self.bound, self.constant, self.remembers = strategy.bound, strategy.constant, strategy.remembers
-        self.scoring = strategy.scoring
+        self.scoring, self.keeps_samples = strategy.scoring, strategy.keeps_samples
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32, a permutation of the inner strategy's."""
@@ -54,3 +57,11 @@ class Shuffled(Strategy):
     def begin_epoch(self, epoch: int, memory: Memory) -> None:
         """Passed on."""
         self.strategy.begin_epoch(epoch, memory)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Passed on."""
+        return self.strategy.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Passed on."""
+        self.strategy.load_state_dict(state)

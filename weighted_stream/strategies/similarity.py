@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from weighted_stream.scoring.identity import ScoreIdentity
 from weighted_stream.scoring.similarity_scorer import SimilarityScorer
 from weighted_stream.scoring.target_set import TargetSet
 from weighted_stream.signals import Signals
+from weighted_stream.state import check_keys
 from weighted_stream.strategies.base import Strategy, mean_one
 from weighted_stream.strategies.gate import sigmoid_gate
 from weighted_stream.strategies.gibbs import Scalar, gibbs, gibbs_against
@@ -170,6 +172,19 @@ class Similarity(Strategy):
         if self.window == "running":
             scores, known = stored_scores(signals)
             self._latest.push(scores if known is None else scores[known])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running window; the scores are in the store."""
+        return {"latest": self._latest.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with that running window.
+
+        Raises:
+            StateError: for a state of another kind of strategy, or a window of another size.
+        """
+        check_keys("Similarity's state", state, ("latest",))
+        self._latest.load_state_dict(state["latest"])
 
     def _against_latest(self, scores: Tensor, signals: Signals) -> Tensor:
         if self not in signals.scratch:  # frozen for this batch, so that its parts agree
