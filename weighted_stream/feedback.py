@@ -45,6 +45,12 @@ class Memory(Protocol):
     def stats(self) -> dict[str, float]:
         """Figures over all records and the latest feedback."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it takes to be again as it is now."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """Be again as it was then."""
+
 
 class Ahead(Protocol):
     """What the feedback needs of a scorer that runs ahead."""
@@ -106,6 +112,12 @@ class Feedback:
         with self._threads:
             kept = batch.kept(positions)
             return self._decide(batch, self._signals(batch, positions, None)) if kept is None else kept
+
+    def go_on_from(self, step: int) -> None:
+        """Count batches from there; whatever was weighed last is forgotten."""
+        self._check_process()
+        with self._threads:
+            self.step, self._latest = step, None
 
     def begin_step(self, ids: NDArray[np.int64]) -> int:
         """These samples are about to be chosen from: the step that they are chosen in."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from weighted_stream.batch import Batch
 from weighted_stream.chooser import Chooser, in_proportion
 from weighted_stream.errors import StrategyError
 from weighted_stream.feedback import Feedback
+from weighted_stream.position import Position
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.options import check_integer
 from weighted_stream.weight import Weight
@@ -59,6 +60,16 @@ def draws_for(chooser: Chooser, strategy: Strategy, arguments: dict[str, Any], w
     return Draws(chooser, size, candidates)
 
 
+class Saved(Protocol):
+    """What has a state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All it takes to go on."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+
+
 class WeightedLoader:
     """Yields ``(batch, weight)``; made by `WeightedStream.loader`. One ``for`` over it is one epoch of the stream.
 
@@ -67,7 +78,8 @@ class WeightedLoader:
     Args:
         loader: yields ``(ids, batch)``.
         feedback: what the weights are bound to.
-        begin_epoch: called when a ``for`` begins.
+        begin_epoch: called when a ``for`` begins: a position, which this keeps up to date, and the batches with ids.
+        saved: whose state it is: the stream.
         as_dict: yield dict batches with the ids inside instead.
         batching: ``batch_size`` and ``drop_last``, where the dataset inside does the loader's batching.
         draws: how to choose among what the loader draws; None: all of it is handed over.
@@ -77,30 +89,43 @@ class WeightedLoader:
         self,
         loader: Any,
         feedback: Feedback,
-        begin_epoch: Callable[[], None],
+        begin_epoch: Callable[[], tuple[Position, Iterable[Any]]],
+        saved: Saved,
         as_dict: bool = False,
         batching: Mapping[str, Any] | None = None,
         draws: Draws | None = None,
     ) -> None:
         self._loader, self._feedback, self._begin_epoch, self._as_dict = loader, feedback, begin_epoch, as_dict
+        self._saved = saved
         self._batching = batching or {}
         self._draws = draws
 
     def __iter__(self) -> Iterator[Any]:
         """``(batch, weight)`` pairs, or dict batches with ``sample_id``."""
-        self._begin_epoch()
+        position, items = self._begin_epoch()
         feedback = self._feedback
-        for ids, batch in self._loader:
+        for ids, batch in items:
+            position.batches += 1
+            position.samples += len(ids)
             if feedback.ahead is not None:
                 feedback.ahead.check()
             samples, batch = self._chosen(np.asarray(ids), batch)
             yield batch if self._as_dict else (batch, Weight(samples, feedback))
+        position.over = True
 
     def _chosen(self, ids: NDArray[np.int64], batch: Any) -> tuple[Batch, Any]:
         if self._draws is None:
             return Batch(ids), batch
         chooser, size, candidates = self._draws
         return chooser.choose(ids, batch, in_proportion(len(ids), size, candidates))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stream's: see `WeightedStream.state_dict`."""
+        return self._saved.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The stream's: see `WeightedStream.load_state_dict`."""
+        self._saved.load_state_dict(state)
 
     def __len__(self) -> int:
         """Number of batches, where the loader knows it."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from os import PathLike
 from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 from torch.utils.data._utils.collate import default_collate, default_convert
 
+from weighted_stream import stream_state
 from weighted_stream.batch import Batch, as_ids
 from weighted_stream.chooser import Chooser
 from weighted_stream.collate import TagCollate, with_sample_id
@@ -19,10 +20,13 @@ from weighted_stream.errors import SourceError, StoreError, StrategyError, Unbou
 from weighted_stream.feedback import Feedback
 from weighted_stream.loader import WeightedLoader, draws_for
 from weighted_stream.order import set_order
-from weighted_stream.rebuild import merged_arguments, rebuild
+from weighted_stream.position import Position, layout_of
+from weighted_stream.reading import Reading
+from weighted_stream.rebuild import merged_arguments
+from weighted_stream.rest import Counted
 from weighted_stream.scoring.ahead import ScoringAhead
 from weighted_stream.sources import source_for
-from weighted_stream.sources.webloader import follow_webloader, torch_loader_of
+from weighted_stream.sources.webloader import torch_loader_of
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.options import check_integer
@@ -114,6 +118,8 @@ class WeightedStream:
         self._chooser = None if strategy.budget is None else Chooser(self._feedback)
         self._selects = None if strategy.budget is None else repr(strategy)
         self._epoch = self._next_epoch = 0
+        self._position: Position | None = None  # of the latest `for`
+        self._unfinished: Position | None = None  # what the next `for` finishes
         # A DataLoader asks by class whether to read by index or in order.
         self.__class__ = (
             _LoaderStream if loader is not None else _IterableStream if self._source.iterable else _MapStream
@@ -154,6 +160,7 @@ class WeightedStream:
         """
         check_integer("loader", "seed", seed, least=0)
         arguments = merged_arguments(self._wrapped_loader, arguments)
+        shuffle = bool(arguments.get("shuffle"))
         order = set_order(self._source, arguments, seed, ours=self._wrapped_loader is None)
         batched = arguments.get("batch_size", 1) is not None or arguments.get("batch_sampler") is not None
         collate_fn = arguments.get("collate_fn") or (default_collate if batched else default_convert)
@@ -161,31 +168,29 @@ class WeightedStream:
         check_ids = self._source.iterable and self._own_ids
         arguments["collate_fn"] = TagCollate(collate_fn, self._as_dict, check_ids)
         kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
+        layout = layout_of(kind, arguments, shuffle, seed)
+        reading = Reading(self._source, kind, arguments, order, layout, self._webloader)
+        begin_epoch = partial(self._begin_epoch, reading, layout.workers)
+        return WeightedLoader(reading.loader, self._live(), begin_epoch, self, self._as_dict, reading.batching, draws)
 
-        def begin_epoch() -> None:
-            self._epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
-            self._source.set_epoch(self.epoch)
-            self._source.workers = arguments.get("num_workers") or 0
-            self.strategy.begin_epoch(self.epoch, self.store.chunks)
-            order_seed = order.begin(self.epoch)
-            if self._ahead is not None:
-                self._ahead.begin(self.epoch, order_seed)
-
-        dataset, batching = self._batches(arguments) if kind is DataLoader else (self._source.dataset, {})
-        loader: Any = rebuild(kind, dataset, arguments)
-        if self._webloader is not None:
-            loader = follow_webloader(self._webloader, loader)
-        return WeightedLoader(loader, self._live(), begin_epoch, self._as_dict, batching, draws)
-
-    def _batches(self, arguments: dict[str, Any]) -> tuple[Dataset[Any], dict[str, Any]]:
-        """The dataset, in whole batches where the source makes them: then with the arguments that they take over."""
-        batching = {"batch_size": arguments.get("batch_size", 1), "drop_last": bool(arguments.get("drop_last"))}
-        size = batching["batch_size"]
-        whole = self._source.batches(size, batching["drop_last"]) if self._source.iterable and size else None
-        if whole is None:
-            return self._source.dataset, {}
-        arguments |= {"batch_size": None, "drop_last": False}
-        return whole, batching
+    def _begin_epoch(self, reading: Reading, workers: int) -> tuple[Position, Iterable[Any]]:
+        """The next epoch, or the rest of one that a state was taken in."""
+        position, self._unfinished = self._unfinished, None
+        self._epoch = self._next_epoch if position is None else position.epoch
+        self._next_epoch = self._epoch + 1
+        self._source.workers = workers
+        step = self._live().step
+        if position is None:
+            self._source.set_epoch(self._epoch)
+            self.strategy.begin_epoch(self._epoch, self.store.chunks)
+            order_seed, position, items = reading.begin(self._epoch, step)
+        else:
+            self._source.rewind(self._epoch)
+            order_seed, items = reading.resume(position, step, self.store)
+        if self._ahead is not None:
+            self._ahead.begin(self._epoch, order_seed)
+        self._position = position
+        return position, items
 
     def weight(self, ids: Tensor | Sequence[int]) -> Weight:
         """The `Weight` of samples known by their ids, e.g. of a dict batch: ``stream.weight(batch["sample_id"])``.
@@ -213,6 +218,7 @@ class WeightedStream:
             epoch: from 0; the next ``for`` over a `loader` is this epoch.
         """
         self._epoch = self._next_epoch = check_integer("set_epoch", "epoch", epoch, least=0)
+        self._position = self._unfinished = None
         self._source.set_epoch(epoch)
         self.strategy.begin_epoch(self.epoch, self.store.chunks)
         if self._ahead is not None:
@@ -228,6 +234,54 @@ class WeightedStream:
         """
         figures = {**self.store.stats(), "step": float(self._live().step), "epoch": float(self.epoch)}
         return figures if self._ahead is None else figures | self._ahead.stats()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a run needs to go on: position, store, what the strategy has learned. To be saved anywhere.
+
+        It may be taken after any batch; then `load_state_dict`, in this process or another one, makes everything from
+        there on equal to what came here, bit for bit: samples, ids, weights, store. (Model, optimizer and torch's
+        random state are the trainer's to save.) Numbers, strings, None, tensors, lists and dicts: ``torch.save`` it,
+        and ``torch.load`` it with ``weights_only=True``.
+
+        The store writes down what it has first. Of a store on disk the state holds a place in its journal; of one
+        without a journal, or without a path, everything in it.
+
+        Example:
+            >>> stream = WeightedStream([1.0, 2.0, 3.0, 5.0], Uniform())
+            >>> for losses, weight in stream.loader(batch_size=2):
+            ...     weight = weight.resolve(losses)
+            ...     break
+            >>> again = WeightedStream([1.0, 2.0, 3.0, 5.0], Uniform())
+            >>> again.load_state_dict(stream.state_dict())
+            >>> [batch for batch, _ in again.loader(batch_size=2)]
+            [tensor([3., 5.])]
+        """
+        if get_worker_info() is not None:
+            return {}  # a worker only reads; a StatefulDataLoader asks there, too
+        return stream_state.take(self._live(), self._source.fingerprint(), self._next_epoch, self._position)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` gave; the next ``for`` over a `loader` finishes its epoch.
+
+        Strategy and loaders must be made as they were; ``num_workers``, ``batch_size`` and ``drop_last`` may differ:
+        then what is left of the epoch are the same samples, in batches of their own. Samples that were read before are
+        read again and dropped, but for map-style datasets, which start where they are.
+
+        With a DataLoader of your own (``DataLoader(stream)``) the position is yours to restore.
+
+        Args:
+            state: as it was given, or as ``torch.load`` gives it back.
+
+        Raises:
+            StateError: for a state of another version, dataset or strategy.
+            StoreError: if the store cannot go back to there.
+        """
+        if get_worker_info() is not None:
+            return
+        position = stream_state.load(self._live(), self._source.fingerprint(), state)
+        self._position = self._unfinished = position
+        self._next_epoch = int(state["next_epoch"])
+        self._epoch = max(0, self._next_epoch - 1) if position is None else position.epoch
 
     def close(self) -> None:
         """Stop scoring ahead and close the store, with all feedback in it. Also at the end of a ``with`` block."""
@@ -250,7 +304,7 @@ class WeightedStream:
 
     def __getstate__(self) -> dict[str, Any]:
         # For a worker: it reads samples and knows whose they are; strategy and store stay in the main process.
-        main = ("_feedback", "_ahead", "_chooser", "_wrapped_loader", "_webloader")
+        main = ("_feedback", "_ahead", "_chooser", "_wrapped_loader", "_webloader", "_position", "_unfinished")
         return {**self.__dict__, **dict.fromkeys(main)}
 
     def __repr__(self) -> str:
@@ -295,8 +349,7 @@ class _IterableStream(WeightedStream, IterableDataset[Any]):
     """A stream that is read in order."""
 
     def __iter__(self) -> Iterator[Any]:
-        items: Any = self._source.dataset
-        return map(self._pair, items)
+        return Counted(map(self._pair, self._source.dataset))  # type: ignore[call-overload]
 
     def __len__(self) -> int:
         return len(self._source.dataset)  # type: ignore[arg-type]

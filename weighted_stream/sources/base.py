@@ -120,6 +120,10 @@ class Source(ABC):
     def set_epoch(self, epoch: int) -> None:
         """Tell the dataset which epoch begins; workers must see it too. Default: nothing to tell."""
 
+    def rewind(self, epoch: int) -> None:
+        """Begin at this epoch's order, though the dataset may have been past it. Default: `set_epoch`."""
+        self.set_epoch(epoch)
+
     def set_shuffle(self, seed: int) -> None:
         """Shuffle from ``seed`` (and the epoch). Default: an iterable dataset that cannot.
 

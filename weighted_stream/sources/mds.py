@@ -98,6 +98,12 @@ class MDSSource(Source):
             dataset.next_epoch = epoch
         self._ahead.fill_(dataset.next_epoch - epoch)
 
+    def rewind(self, epoch: int) -> None:
+        """Begin at this epoch's order, also if the dataset was past it."""
+        dataset: Any = self._dataset
+        dataset.next_epoch = epoch + int(self._ahead)
+        self.set_epoch(epoch)
+
     def parts(self, shuffle_seed: int | None = None) -> Iterator[Part]:
         """The shards that this rank reads in the epoch, in the order of its first sample of each.
 

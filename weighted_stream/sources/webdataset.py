@@ -131,6 +131,11 @@ class WebDatasetSource(Source):
         for stage in self._counting:
             stage.epoch = max(stage.epoch, epoch - 1)
 
+    def rewind(self, epoch: int) -> None:
+        """Begin at this epoch, also if the stages have counted past it."""
+        for stage in self._counting:
+            stage.epoch = epoch - 1
+
 
 def _with_ids(data: Any, depth: int, id_fn: IdFn | None, counting: list[Any]) -> IterableDataset[Any]:
     """A copy of a pipeline (or mix) that yields ids; ``counting`` receives its stages that count epochs."""

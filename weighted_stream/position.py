@@ -1,0 +1,110 @@
+"""How far into an epoch a stream is, and how its batches were made: what it takes to go on at the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from weighted_stream.errors import StateError
+from weighted_stream.sources.sharding import replica
+from weighted_stream.state import check_keys
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the order of the batches depends on, beside the dataset.
+
+    Attributes:
+        loader: class of the loader.
+        batch_size: samples that the loader draws at a time; None if something else makes the batches.
+        drop_last: whether a smaller last batch is left out.
+        workers: how many the loader has.
+        shuffle: whether the loader shuffles, from ``seed``.
+        seed: see `WeightedStream.loader`.
+        rank, ranks: which of how many processes this is.
+    """
+
+    loader: str
+    batch_size: int | None
+    drop_last: bool
+    workers: int
+    shuffle: bool
+    seed: int
+    rank: int
+    ranks: int
+
+    def differs(self, other: Layout) -> list[str]:
+        """The names of what is different."""
+        return [name for name, value in asdict(self).items() if value != getattr(other, name)]
+
+
+@dataclass
+class Position:
+    """A place in an epoch.
+
+    Attributes:
+        epoch: from 0.
+        layout: how its batches are made.
+        first_step: the stream's step when the epoch began.
+        random: states of generators that are not ours, when the epoch began.
+        samples: how many the loader has drawn.
+        batches: how many batches that was, since ``filtered``.
+        filtered: None; or the step at which an epoch went on with another layout: everything weighed before it in this
+            epoch is left out, and ``batches`` are counted from there.
+        over: whether the epoch has ended.
+    """
+
+    epoch: int
+    layout: Layout
+    first_step: int
+    random: list[Tensor] = field(default_factory=list)
+    samples: int = 0
+    batches: int = 0
+    filtered: int | None = None
+    over: bool = False
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """As plain values; None if the epoch has ended, or not begun."""
+        if self.over or not self.samples:
+            return None
+        return {**vars(self), "layout": asdict(self.layout), "random": list(self.random)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Position:
+        """The inverse of `state_dict`.
+
+        Raises:
+            StateError: for a state that is none.
+        """
+        check_keys("a position", state, cls.__dataclass_fields__)
+        check_keys("a loader's layout", state["layout"], Layout.__dataclass_fields__)
+        return cls(**{**state, "layout": Layout(**state["layout"])})
+
+
+def layout_of(kind: type, arguments: Mapping[str, Any], shuffle: bool, seed: int) -> Layout:
+    """The layout of a loader of these arguments in this process."""
+    whole = arguments.get("batch_sampler") is None
+    rank, ranks = replica()
+    return Layout(
+        kind.__name__,
+        arguments.get("batch_size", 1) if whole else None,
+        bool(arguments.get("drop_last")),
+        int(arguments.get("num_workers") or 0),
+        shuffle,
+        seed,
+        rank,
+        ranks,
+    )
+
+
+def refuse_other_order(found: Layout, expected: Layout, changed: list[str]) -> StateError:
+    """The error for a loader whose batches cannot be those that are left."""
+    return StateError(
+        "This loader cannot finish the epoch that the state was taken in: its samples come in another order.",
+        found=", ".join(f"{name}={getattr(found, name)!r}" for name in changed),
+        expected=", ".join(f"{name}={getattr(expected, name)!r}" for name in changed),
+        do="make the loader as it was; batch_size, drop_last and num_workers may change",
+    )

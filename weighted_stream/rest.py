@@ -1,0 +1,112 @@
+"""The rest of an epoch: what a sampler or a dataset has left when some of it was delivered before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, Sampler
+
+from weighted_stream.selection import cut
+from weighted_stream.signals import Records
+from weighted_stream.sources.wrapping import Forwarding
+
+
+class Rest(Sampler[Any]):
+    """A sampler (or batch sampler) without the first items that it draws.
+
+    Example:
+        >>> list(Rest([4, 2, 7, 1], 3))
+        [1]
+    """
+
+    def __init__(self, sampler: Any, skip: int) -> None:
+        self._sampler, self._skip = sampler, skip
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self._sampler), self._skip, None)
+
+    def __len__(self) -> int:
+        return max(0, len(self._sampler) - self._skip)
+
+
+class Counted(Iterator[Any]):
+    """An iterator that starts again behind what it gave, for loaders that save the state of their iterators.
+
+    Example:
+        >>> items = Counted(iter("abcd"))
+        >>> next(items), next(items)
+        ('a', 'b')
+        >>> again = Counted(iter("abcd"))
+        >>> again.load_state_dict(items.state_dict())
+        >>> list(again)
+        ['c', 'd']
+    """
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self._items, self._given = items, 0
+
+    def __next__(self) -> Any:
+        item = next(self._items)
+        self._given += 1
+        return item
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many items it has given."""
+        return {"given": self._given}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Read and drop as many, in an iterator that has given none."""
+        for _ in islice(self._items, state["given"]):
+            self._given += 1
+
+
+class Undelivered(Forwarding, IterableDataset[tuple[Any, Any]]):
+    """An iterable dataset with ids, without the samples that were delivered before.
+
+    Args:
+        data: its items are ``(id, sample)``, or ``([id, ...], batch)``.
+        delivered: (n,) int64, ascending.
+
+    Example:
+        >>> list(Undelivered([(3, "a"), (5, "b"), (9, "c")], np.array([3, 9])))
+        [(5, 'b')]
+    """
+
+    def __init__(self, data: Any, delivered: NDArray[np.int64]) -> None:
+        self._wrapped, self._delivered = data, delivered
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for ids, sample in self._wrapped:
+            if isinstance(ids, int):
+                if not self._known(ids):
+                    yield ids, sample
+                continue
+            places = np.flatnonzero(~np.array([self._known(number) for number in ids], bool))
+            if len(places) == len(ids):
+                yield ids, sample
+            elif len(places):
+                yield [ids[place] for place in places], cut(sample, places, len(ids))
+
+    def _known(self, number: int) -> bool:
+        place = int(np.searchsorted(self._delivered, number))
+        return place < len(self._delivered) and int(self._delivered[place]) == number
+
+
+class Chunks(Protocol):
+    """A store that can be gone through."""
+
+    def chunks(self) -> Iterable[tuple[NDArray[np.int64], Records]]:
+        """Everything in it: ``(ids, records)``."""
+
+
+def weighed(store: Chunks, start: int, stop: int) -> NDArray[np.int64]:
+    """The ids of the samples last weighed at the steps from ``start`` to before ``stop``: (n,) int64, ascending."""
+    found = [np.empty(0, np.int64)]
+    for ids, records in store.chunks():
+        steps = records["last_step"]
+        found.append(ids[(start <= steps) & (steps < stop)])
+    return np.sort(np.concatenate(found))
