@@ -17,6 +17,7 @@ from weighted_stream.chooser import Chooser
 from weighted_stream.collate import TagCollate, with_sample_id
 from weighted_stream.errors import SourceError, StoreError, StrategyError, UnboundError
 from weighted_stream.feedback import Feedback
+from weighted_stream.handed_over import HandedOver
 from weighted_stream.loader import WeightedLoader, draws_for
 from weighted_stream.order import set_order
 from weighted_stream.rebuild import merged_arguments, rebuild
@@ -113,6 +114,7 @@ class WeightedStream:
         self._token = self._feedback.token
         self._chooser = None if strategy.budget is None else Chooser(self._feedback)
         self._selects = None if strategy.budget is None else repr(strategy)
+        self._handed_over = HandedOver() if as_dict and strategy.keeps_samples else None
         self._epoch = self._next_epoch = 0
         # A DataLoader asks by class whether to read by index or in order.
         self.__class__ = (
@@ -175,7 +177,7 @@ class WeightedStream:
         loader: Any = rebuild(kind, dataset, arguments)
         if self._webloader is not None:
             loader = follow_webloader(self._webloader, loader)
-        return WeightedLoader(loader, self._live(), begin_epoch, self._as_dict, batching, draws)
+        return WeightedLoader(loader, self._live(), begin_epoch, self._as_dict, batching, draws, self._handed_over)
 
     def _batches(self, arguments: dict[str, Any]) -> tuple[Dataset[Any], dict[str, Any]]:
         """The dataset, in whole batches where the source makes them: then with the arguments that they take over."""
@@ -202,7 +204,8 @@ class WeightedStream:
         """
         known = as_ids(ids)
         if self._chooser is None:
-            return Weight(Batch(known), self._live())
+            samples = None if self._handed_over is None else self._handed_over.find(known)
+            return Weight(Batch(known, samples=samples), self._live())
         batch, positions = self._chooser.find(known)
         return Weight(batch, self._live(), positions)
 
@@ -250,7 +253,7 @@ class WeightedStream:
 
     def __getstate__(self) -> dict[str, Any]:
         # For a worker: it reads samples and knows whose they are; strategy and store stay in the main process.
-        main = ("_feedback", "_ahead", "_chooser", "_wrapped_loader", "_webloader")
+        main = ("_feedback", "_ahead", "_chooser", "_handed_over", "_wrapped_loader", "_webloader")
         return {**self.__dict__, **dict.fromkeys(main)}
 
     def __repr__(self) -> str:
