@@ -131,7 +131,7 @@ def test_streaming_dataloader_counts_samples_right(tmp_path: Path) -> None:
     for count, (batch, weight) in enumerate(loader, 1):
         loss_of(batch["marker"]) * weight
         if count == 5:
-            state = loader.state_dict()
+            state = loader._loader.state_dict()
             break
     assert state["sample_in_epoch"] == 40
 

@@ -210,7 +210,9 @@ def test_another_layout_and_back_again(tmp_path: Path) -> None:
 
 WRAPPED: dict[str, Callable[[], Any]] = {
     "global random state": lambda: DataLoader(Rows(), batch_size=8, shuffle=True),
-    "its own generator": lambda: DataLoader(Rows(), batch_size=8, shuffle=True, generator=torch.manual_seed(9)),
+    "its own generator": lambda: DataLoader(
+        Rows(), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(9)
+    ),
     "a sampler with a generator": lambda: DataLoader(
         Rows(), batch_size=8, sampler=RandomSampler(Rows(), generator=torch.Generator().manual_seed(4))
     ),
@@ -218,7 +220,7 @@ WRAPPED: dict[str, Callable[[], Any]] = {
         Rows(), batch_sampler=torch.utils.data.BatchSampler(RandomSampler(Rows()), 8, drop_last=True)
     ),
     "no batches": lambda: DataLoader(Rows(), batch_size=None),
-    "workers of an iterable": lambda: DataLoader(Lines(), batch_size=8, num_workers=2, persistent_workers=True),
+    "workers of an iterable": lambda: DataLoader(Lines(), batch_size=8, num_workers=2),
 }
 
 
@@ -406,3 +408,18 @@ def test_samples_read_but_not_weighed_come_again_in_another_layout() -> None:
     with pytest.warns(RuntimeWarning, match="8 samples of epoch 0 were read but not weighed"):
         rest = [marker for batch, _ in again.loader(batch_size=4) for marker in batch["marker"].tolist()]
     assert len(rest) == SIZE - 16
+
+
+def test_set_epoch_before_the_rest_of_that_epoch() -> None:
+    """As loops do that say the epoch each time."""
+    make = [WeightedStream(Rows(), InfoBatch()) for _ in range(2)]
+    steps = [step for step, _ in train(make[0], 2, batch_size=11, shuffle=True)]
+    first = WeightedStream(Rows(), InfoBatch())
+    for number, _ in enumerate(train(first, 2, batch_size=11, shuffle=True), 1):
+        if number == 6:
+            make[1].load_state_dict(first.state_dict())
+            break
+    make[1].set_epoch(1)
+    assert [step for step, _ in train(make[1], 2, batch_size=11, shuffle=True)] == steps[6:]
+    make[1].set_epoch(0)
+    assert len(list(make[1].loader(batch_size=11))) == 4

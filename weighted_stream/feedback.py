@@ -166,7 +166,7 @@ class Feedback:
 
     def _signals(self, batch: Batch, places: Positions, losses: Tensor | None, asked: Positions = None) -> Signals:
         step = self.step if batch.step is None else batch.step
-        return Signals(batch.ids_at(places), step, losses, self.store.get, batch.scratch, places, asked)
+        return Signals(batch.ids_at(places), step, losses, self.store.get, batch.scratch, places, asked, batch.samples)
 
     def _decide(self, batch: Batch, signals: Signals) -> Tensor:
         """The weights these samples were chosen with, or the strategy's."""

@@ -13,6 +13,7 @@ from weighted_stream.batch import Batch
 from weighted_stream.chooser import Chooser, in_proportion
 from weighted_stream.errors import StrategyError
 from weighted_stream.feedback import Feedback
+from weighted_stream.handed_over import HandedOver, shallow
 from weighted_stream.position import Position
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.options import check_integer
@@ -83,6 +84,7 @@ class WeightedLoader:
         as_dict: yield dict batches with the ids inside instead.
         batching: ``batch_size`` and ``drop_last``, where the dataset inside does the loader's batching.
         draws: how to choose among what the loader draws; None: all of it is handed over.
+        handed_over: remembers the batches for a strategy that looks at them, where no `Weight` goes with them.
     """
 
     def __init__(
@@ -94,11 +96,12 @@ class WeightedLoader:
         as_dict: bool = False,
         batching: Mapping[str, Any] | None = None,
         draws: Draws | None = None,
+        handed_over: HandedOver | None = None,
     ) -> None:
         self._loader, self._feedback, self._begin_epoch, self._as_dict = loader, feedback, begin_epoch, as_dict
         self._saved = saved
         self._batching = batching or {}
-        self._draws = draws
+        self._draws, self._handed_over = draws, handed_over
 
     def __iter__(self) -> Iterator[Any]:
         """``(batch, weight)`` pairs, or dict batches with ``sample_id``."""
@@ -110,6 +113,10 @@ class WeightedLoader:
             if feedback.ahead is not None:
                 feedback.ahead.check()
             samples, batch = self._chosen(np.asarray(ids), batch)
+            if feedback.strategy.keeps_samples:
+                samples.samples = shallow(batch)
+                if self._handed_over is not None:
+                    self._handed_over.add(samples.ids, samples.samples)
             yield batch if self._as_dict else (batch, Weight(samples, feedback))
         position.over = True
 

@@ -30,6 +30,8 @@ class Signals:
         places: where in their batch these samples stand, (B,) int64; None: all of it, in order.
         asked: where the samples stand whose weights the trainer asked for, in its order; more than ``places`` if some
             losses were not finite. None: the same as ``places``.
+        samples: the whole batch as the loader handed it over (on the host; rows at ``places`` are these samples), for
+            strategies with ``keeps_samples``. None if it is not known: a loader of the user's own.
     """
 
     ids: NDArray[np.int64]
@@ -39,6 +41,7 @@ class Signals:
     scratch: dict[Any, Any] = field(default_factory=dict)
     places: NDArray[np.int64] | None = None
     asked: NDArray[np.int64] | None = None
+    samples: Any = None
     _known: Records | None = None
 
     def __len__(self) -> int:

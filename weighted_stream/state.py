@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from weighted_stream.errors import StateError
@@ -37,6 +39,29 @@ def check_keys(what: str, state: Any, keys: Iterable[str]) -> None:
         expected=f"a dict of {', '.join(sorted(expected))}" if expected else "nothing: {}",
         do="load what state_dict() of the same kind of object gave, by the same version of the library",
     )
+
+
+def with_tensors(state: Any) -> Any:
+    """A state whose NumPy arrays have become tensors, which ``torch.load(weights_only=True)`` takes.
+
+    Example:
+        >>> with_tensors({"ids": np.array([3, 5]), "more": [1, None]})
+        {'ids': tensor([3, 5]), 'more': [1, None]}
+    """
+    if isinstance(state, np.ndarray):
+        return torch.from_numpy(state)
+    if isinstance(state, Mapping):
+        return {key: with_tensors(value) for key, value in state.items()}
+    return [with_tensors(value) for value in state] if isinstance(state, list) else state
+
+
+def with_arrays(state: Any) -> Any:
+    """The inverse of `with_tensors`."""
+    if isinstance(state, Tensor):
+        return state.numpy(force=True)
+    if isinstance(state, Mapping):
+        return {key: with_arrays(value) for key, value in state.items()}
+    return [with_arrays(value) for value in state] if isinstance(state, list) else state
 
 
 def copied(value: Tensor | None) -> Tensor | None:

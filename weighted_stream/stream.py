@@ -18,6 +18,7 @@ from weighted_stream.chooser import Chooser
 from weighted_stream.collate import TagCollate, with_sample_id
 from weighted_stream.errors import SourceError, StoreError, StrategyError, UnboundError
 from weighted_stream.feedback import Feedback
+from weighted_stream.handed_over import HandedOver
 from weighted_stream.loader import WeightedLoader, draws_for
 from weighted_stream.order import set_order
 from weighted_stream.position import Position, layout_of
@@ -117,6 +118,7 @@ class WeightedStream:
         self._token = self._feedback.token
         self._chooser = None if strategy.budget is None else Chooser(self._feedback)
         self._selects = None if strategy.budget is None else repr(strategy)
+        self._handed_over = HandedOver() if as_dict and strategy.keeps_samples else None
         self._epoch = self._next_epoch = 0
         self._position: Position | None = None  # of the latest `for`
         self._unfinished: Position | None = None  # what the next `for` finishes
@@ -171,7 +173,16 @@ class WeightedStream:
         layout = layout_of(kind, arguments, shuffle, seed)
         reading = Reading(self._source, kind, arguments, order, layout, self._webloader)
         begin_epoch = partial(self._begin_epoch, reading, layout.workers)
-        return WeightedLoader(reading.loader, self._live(), begin_epoch, self, self._as_dict, reading.batching, draws)
+        return WeightedLoader(
+            reading.loader,
+            self._live(),
+            begin_epoch,
+            self,
+            as_dict=self._as_dict,
+            batching=reading.batching,
+            draws=draws,
+            handed_over=self._handed_over,
+        )
 
     def _begin_epoch(self, reading: Reading, workers: int) -> tuple[Position, Iterable[Any]]:
         """The next epoch, or the rest of one that a state was taken in."""
@@ -207,7 +218,8 @@ class WeightedStream:
         """
         known = as_ids(ids)
         if self._chooser is None:
-            return Weight(Batch(known), self._live())
+            samples = None if self._handed_over is None else self._handed_over.find(known)
+            return Weight(Batch(known, samples=samples), self._live())
         batch, positions = self._chooser.find(known)
         return Weight(batch, self._live(), positions)
 
@@ -217,7 +229,10 @@ class WeightedStream:
         Args:
             epoch: from 0; the next ``for`` over a `loader` is this epoch.
         """
-        self._epoch = self._next_epoch = check_integer("set_epoch", "epoch", epoch, least=0)
+        check_integer("set_epoch", "epoch", epoch, least=0)
+        if self._unfinished is not None and epoch == self._unfinished.epoch:
+            return  # the next `for` finishes it
+        self._epoch = self._next_epoch = epoch
         self._position = self._unfinished = None
         self._source.set_epoch(epoch)
         self.strategy.begin_epoch(self.epoch, self.store.chunks)
@@ -304,8 +319,8 @@ class WeightedStream:
 
     def __getstate__(self) -> dict[str, Any]:
         # For a worker: it reads samples and knows whose they are; strategy and store stay in the main process.
-        main = ("_feedback", "_ahead", "_chooser", "_wrapped_loader", "_webloader", "_position", "_unfinished")
-        return {**self.__dict__, **dict.fromkeys(main)}
+        lives_here = ("_feedback", "_ahead", "_chooser", "_handed_over", "_position", "_unfinished")
+        return {**self.__dict__, **dict.fromkeys((*lives_here, "_wrapped_loader", "_webloader"))}
 
     def __repr__(self) -> str:
         return f"WeightedStream({self._source.fingerprint().name}, {self.strategy!r})"

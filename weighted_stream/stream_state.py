@@ -10,7 +10,7 @@ from weighted_stream.errors import StateError
 from weighted_stream.feedback import Feedback
 from weighted_stream.position import Position
 from weighted_stream.sources.base import Fingerprint
-from weighted_stream.state import check_keys
+from weighted_stream.state import check_keys, with_arrays, with_tensors
 
 VERSION = 1
 _KEYS = ("version", "dataset", "strategy", "step", "next_epoch", "position", "store")
@@ -26,7 +26,7 @@ def take(feedback: Feedback, dataset: Fingerprint, next_epoch: int, position: Po
         "step": feedback.step,
         "next_epoch": next_epoch,
         "position": None if position is None else position.state_dict(),
-        "store": feedback.store.state_dict(),
+        "store": with_tensors(feedback.store.state_dict()),
     }
 
 
@@ -59,7 +59,7 @@ def load(feedback: Feedback, dataset: Fingerprint, state: Mapping[str, Any]) -> 
     _check_strategy(feedback, state["strategy"])
     position = None if state["position"] is None else Position.from_state(state["position"])
     feedback.strategy.load_state_dict(state["strategy"]["learned"])
-    feedback.store.load_state_dict(state["store"])
+    feedback.store.load_state_dict(with_arrays(state["store"]))
     feedback.go_on_from(int(state["step"]))
     return position
 

@@ -80,13 +80,13 @@ def test_nothing_works_after_close(path: Path) -> None:
 
 
 def test_a_reader_writes_nothing(path: Path) -> None:
-    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     with WeightStore(path, mode="r") as store:
         for use in (lambda: store.update([1], loss=[1.0]), lambda: store.reserve(10**6), store.flush):
             with pytest.raises(StoreError, match="opened for reading"):
                 use()
         store.bind(Fingerprint("a", "b"))
-    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
 
 
 @pytest.mark.parametrize("arguments", [{"mode": "w"}, {"mode": "r"}, {"mode": None}], ids=str)
@@ -204,7 +204,7 @@ def test_what_a_dying_process_leaves_is_cleared(path: Path) -> None:
     with WeightStore(path) as store:
         assert store.get([HASHED])["loss"][0] == 3.0
         store.bind(Fingerprint("a", "b"))
-    assert sorted(os.listdir(path)) == ["hashed-1.bin", "header.bin", "manifest.json", "records.bin"]
+    assert sorted(os.listdir(path)) == ["hashed-1.bin", "header.bin", "journal", "manifest.json", "records.bin"]
 
 
 @pytest.mark.parametrize("lost", [["manifest.json"], ["manifest.json", "records.bin"]], ids=str)

@@ -76,7 +76,7 @@ def test_a_store_made_before_scores_had_an_identity_still_opens(tmp_path: Path) 
     WeightStore(tmp_path).close()
     file = tmp_path / "manifest.json"
     manifest = json.loads(file.read_text())
-    assert manifest.keys() == {"format", "version", "fingerprint"}
+    assert manifest.keys() == {"format", "version", "fingerprint", "store"}
     with WeightStore(tmp_path) as store:
         store.bind_scores(MINE)
     assert json.loads(file.read_text())["version"] == manifest["version"]

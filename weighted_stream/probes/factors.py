@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from weighted_stream.errors import LossError, StrategyError
 from weighted_stream.probes.gradient_layers import Layer
 from weighted_stream.probes.graph import count_uses
-from weighted_stream.probes.running import aside
+from weighted_stream.probes.running import aside, eager
 
 
 class Factors(NamedTuple):
@@ -69,7 +68,7 @@ def send_factors(model: nn.Module, layers: Sequence[Layer], losses: Losses, rece
     with aside(model), torch.set_grad_enabled(True):
         anchor = torch.zeros((), device=next(model.parameters()).device, requires_grad=True)
         # The hooks stay during the backward: checkpointing runs layers again, and must find them as they were.
-        with _watched(layers, anchor, uses), _eager():
+        with _watched(layers, anchor, uses), eager():
             values = losses()
             _check_values(values)
             for use in uses:
@@ -159,16 +158,6 @@ def _watched(layers: Sequence[Layer], anchor: Tensor, uses: list[_Use]) -> Itera
 
 
 _apply: Any = _Watch.apply
-
-
-def _eager() -> AbstractContextManager[Any]:
-    """Inside, what was compiled (`Module.compile`, compiled parts) runs as written, so that hooks see it."""
-    # Not asked of torch.compiler where nothing was compiled: that would take seconds to load the compiler.
-    if "torch._dynamo.eval_frame" not in sys.modules:
-        return nullcontext()
-    stance: Any = torch.compiler.set_stance
-    eager: AbstractContextManager[Any] = stance("force_eager")
-    return eager
 
 
 def _check_values(values: Any) -> None:

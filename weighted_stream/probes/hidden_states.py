@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from weighted_stream.errors import StrategyError
 from weighted_stream.probes.heads import find_watched
 from weighted_stream.probes.pooling import position_weighted_mean
-from weighted_stream.probes.running import unwrapped
+from weighted_stream.probes.running import is_aside, unwrapped
 from weighted_stream.probes.taps import Tap, remove
 
 __all__ = ["HiddenStateProbe", "MaskOf", "position_weighted_mean"]
@@ -42,8 +42,9 @@ class HiddenStateProbe:
     vector per sample, does as well.
 
     Training forwards are those that run while gradients are enabled: evaluation under ``no_grad`` or
-    ``inference_mode`` leaves no trace, nor does what gradient checkpointing runs again during backward. `take` gives
-    the latest forwards, so a batch that is run again is taken as it was run last.
+    ``inference_mode`` leaves no trace, nor does what other strategies run on the side (`aside`), nor what gradient
+    checkpointing runs again during backward. `take` gives the latest forwards, so a batch that is run again is taken as
+    it was run last.
 
     Make it before the first call of a model that `torch.compile` compiles (its hooks are part of what is compiled; they
     break the graph, so not with ``fullgraph=True``). DataParallel is not seen: its replicas are other modules.
@@ -151,9 +152,9 @@ class HiddenStateProbe:
         return StrategyError(
             f"No forward of {name} was seen for these samples.",
             found=f"no call of the {name} itself (in training: with gradients enabled) since the last weights",
-            expected="one forward of each batch, after the probe (Adapt) was made, before its weights",
-            do="make Adapt before the first call of a compiled model; call the model itself, not its parts; ask for "
-            "weights after each forward, or at once after all forwards of the batch",
+            expected="one forward of each batch, after the strategy was made, before its weights",
+            do="make the strategy before the first call of a compiled model; call the model itself, not its parts; ask "
+            "for weights after each forward, or at once after all forwards of the batch",
         )
 
     def close(self) -> None:
@@ -171,7 +172,7 @@ class HiddenStateProbe:
         if module is not expected:
             return False
         backward = torch._C._current_graph_task_id() != -1
-        return self._aside is not None or (torch.is_grad_enabled() and not backward)
+        return self._aside is not None or (torch.is_grad_enabled() and not backward and not is_aside())
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model is called: keep what tells its mask."""
@@ -242,7 +243,7 @@ class HiddenStateProbe:
             expected=expected,
             do=do
             or "pass body=, the module whose output are the last hidden states of all tokens, e.g. 'model' or "
-            "'transformer'; make Adapt before the first call of a compiled model",
+            "'transformer'; make the strategy before the first call of a compiled model",
         )
 
 

@@ -38,16 +38,20 @@ class AdamPreconditioner:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        inner: Any = optimizer
-        while isinstance(getattr(inner, "optimizer", None), Optimizer):
-            inner = inner.optimizer
+        inner = bare_optimizer(optimizer)
         if not isinstance(inner, (Adam, AdamW)):
             raise _no_adam(inner)
         self.optimizer: Optimizer = inner
         self._groups: dict[int, dict[str, Any]] = {}
 
-    def diagonal(self, parameter: nn.Parameter) -> Tensor:
+    def diagonal(self, parameter: nn.Parameter, gradient: Tensor | None = None) -> Tensor:
         """D, in the shape of the parameter, float32 at least, on its device.
+
+        Args:
+            parameter: of the optimizer.
+            gradient: of the parameter, for the D of the step that takes it, ``v' = beta2 v + (1 - beta2) gradient^2``:
+                the state alone says nothing of elements that had no gradient so far (rare tokens of an embedding), and
+                gives them ``1 / eps``. Here those that have none now either get 0. Ours.
 
         Raises:
             StrategyError: if the optimizer does not have this parameter, or keeps only a part of its state.
@@ -58,7 +62,9 @@ class AdamPreconditioner:
         steps = float(state.get("step", 0))
         dtype = torch.promote_types(parameter.dtype, torch.float32)
         if second is None or steps == 0:
-            return torch.ones_like(parameter, dtype=dtype, requires_grad=False)
+            if gradient is None:
+                return torch.ones_like(parameter, dtype=dtype, requires_grad=False)
+            second, steps = torch.zeros_like(parameter, requires_grad=False), 0.0
         if second.shape != parameter.shape:
             raise StrategyError(
                 "The optimizer's state of a parameter does not have its shape.",
@@ -66,8 +72,16 @@ class AdamPreconditioner:
                 expected="the whole state on each rank",
                 do="precondition='none', or an optimizer that does not shard its state",
             )
-        corrected: Tensor = second.to(dtype) / (1.0 - float(group["betas"][1]) ** steps)
-        return corrected.sqrt_().add_(float(group["eps"])).reciprocal_()
+        beta, eps = float(group["betas"][1]), float(group["eps"])
+        if gradient is None:
+            corrected: Tensor = second.to(dtype) / (1.0 - beta**steps)
+            return corrected.sqrt_().add_(eps).reciprocal_()
+        now = (state["exp_avg_sq"] if steps else second).to(dtype) * beta
+        now.addcmul_(gradient, gradient, value=1.0 - beta)
+        if group["amsgrad"]:
+            now = torch.maximum(now, second.to(dtype))
+        moved = now > 0
+        return now.div_(1.0 - beta ** (steps + 1)).sqrt_().add_(eps).reciprocal_().mul_(moved)
 
     def _group(self, parameter: nn.Parameter) -> dict[str, Any]:
         if id(parameter) not in self._groups:  # also those of groups that were added later
@@ -81,6 +95,20 @@ class AdamPreconditioner:
             expected="the optimizer of this model",
             do="pass the optimizer that steps these layers, or layers= that it steps",
         )
+
+
+def bare_optimizer(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside accelerate's wrapper and others like it, or itself.
+
+    Example:
+        >>> bare_optimizer(Adam([nn.Parameter(torch.ones(2))])).__class__.__name__
+        'Adam'
+    """
+    inner: Any = optimizer
+    while isinstance(getattr(inner, "optimizer", None), Optimizer):
+        inner = inner.optimizer
+    bare: Optimizer = inner
+    return bare
 
 
 def _no_adam(optimizer: object) -> StrategyError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from weighted_stream.errors import StrategyError
 
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on one of its batches; what it returns is not looked at."""
+
+_on_the_side = ContextVar("_on_the_side", default=False)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -77,7 +81,8 @@ def aside(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients inside; all as before outside.
 
     Restored: the training flag of every submodule by itself (some may be frozen in evaluation mode), and the random
-    states of torch on the host and on the model's GPUs, of numpy and of Python (a loader draws seeds from them).
+    states of torch on the host and on the model's GPUs, of numpy and of Python (a loader draws seeds from them). What
+    watches the training forwards of a model knows by `is_aside` that these are none.
 
     Example:
         >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
@@ -90,12 +95,35 @@ def aside(model: nn.Module) -> Iterator[None]:
     flags = [(module, module.training) for module in model.modules()]
     gpus = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     python, legacy = random.getstate(), np.random.get_state()
+    token = _on_the_side.set(True)
     try:
         with torch.random.fork_rng(sorted(gpus)), torch.no_grad():
             model.eval()
             yield
     finally:
+        _on_the_side.reset(token)
         for module, training in flags:
             module.training = training
         random.setstate(python)
         np.random.set_state(legacy)
+
+
+def is_aside() -> bool:
+    """Whether this is inside `aside`, of any model.
+
+    Example:
+        >>> with aside(nn.Linear(2, 2)):
+        ...     is_aside()
+        True
+    """
+    return _on_the_side.get()
+
+
+def eager() -> AbstractContextManager[Any]:
+    """Inside, what was compiled (`Module.compile`, compiled parts) runs as written, so that hooks see it."""
+    # Not asked of torch.compiler where nothing was compiled: that would take seconds to load the compiler.
+    if "torch._dynamo.eval_frame" not in sys.modules:
+        return nullcontext()
+    stance: Any = torch.compiler.set_stance
+    as_written: AbstractContextManager[Any] = stance("force_eager")
+    return as_written

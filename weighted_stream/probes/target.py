@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -52,31 +52,64 @@ def centroid(probe: HiddenStateProbe, target: Iterable[Any], forward: Forward | 
     Raises:
         StrategyError: if there is no batch, the hidden states cannot be seen, or they are not finite.
     """
-    forward, model = forward or run, probe.model
+    forward = forward or run
     total, count = torch.zeros(()), 0
+    with as_in_training(probe):
+        for batch in target:
+            vectors = _vectors(probe, forward, batch)
+            total, count = vectors.sum(0) + total.to(vectors.device), count + len(vectors)
+    if not count:
+        raise _no_target("no batch in this pass")
+    _check_finite(probe, total)
+    return total / count
+
+
+def target_vectors(probe: HiddenStateProbe, target: Iterable[Any], forward: Forward | None, count: int) -> Tensor:
+    """The vectors of the first ``count`` samples of the target, with the present parameters; run as in `centroid`.
+
+    Returns:
+        (count, H) float32; fewer if the target has not got so many.
+
+    Raises:
+        StrategyError: if there is no batch, the hidden states cannot be seen, or they are not finite.
+    """
+    parts: list[Tensor] = []
+    with as_in_training(probe):
+        for batch in target:
+            parts.append(_vectors(probe, forward or run, batch))
+            if sum(map(len, parts)) >= count:
+                break
+    if not parts:
+        raise _no_target("no batch in this pass")
+    vectors = torch.cat(parts)[:count]
+    _check_finite(probe, vectors)
+    return vectors
+
+
+@contextmanager
+def as_in_training(probe: HiddenStateProbe) -> Iterator[None]:
+    """`aside`, under the autocast of the latest training forward that the probe has seen."""
     autocast: Any = nullcontext()
     if probe.autocast is not None:
         device, dtype, enabled = probe.autocast
         # Without its cache: what is cast without gradients must not be found by the next training forward.
         autocast = torch.autocast(device, dtype, enabled, cache_enabled=False)
-    with aside(model), autocast:
-        for batch in target:
-            vectors = _vectors(probe, forward, on_device(batch, model))
-            total, count = vectors.sum(0) + total.to(vectors.device), count + len(vectors)
-    if not count:
-        raise _no_target("no batch in this pass")
-    if not total.isfinite().all():
+    with aside(probe.model), autocast:
+        yield
+
+
+def _vectors(probe: HiddenStateProbe, forward: Forward, batch: Any) -> Tensor:
+    return probe.read(lambda: forward(probe.model, on_device(batch, probe.model)))
+
+
+def _check_finite(probe: HiddenStateProbe, vectors: Tensor) -> None:
+    if not vectors.isfinite().all():
         raise StrategyError(
-            f"{type(model).__name__} gives hidden states of the target that are not finite.",
+            f"{type(probe.model).__name__} gives hidden states of the target that are not finite.",
             found="NaN or infinity",
             expected="finite hidden states",
             do="look at the target's batches (empty sequences?), and whether training has diverged",
         )
-    return total / count
-
-
-def _vectors(probe: HiddenStateProbe, forward: Forward, batch: Any) -> Tensor:
-    return probe.read(lambda: forward(probe.model, batch))
 
 
 def _no_target(found: str) -> StrategyError:

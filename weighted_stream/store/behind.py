@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from weighted_stream.errors import StoreError
 from weighted_stream.sample_ids import MAX_ID
 from weighted_stream.store import inputs
+from weighted_stream.store.journal_entry import MOST_ROWS
 from weighted_stream.store.record import Change, Floats, Ids, unusable
 from weighted_stream.store.regions import Regions
 
@@ -33,7 +35,18 @@ def put(regions: Regions, ids: Ids, change: Change) -> None:
     highest = int(ordered[-1])
     if highest > MAX_ID:
         raise inputs.negative(ids)
-    regions.write(ids, change, highest, distinct=not np.count_nonzero(ordered[1:] == ordered[:-1]))
+    distinct = not np.count_nonzero(ordered[1:] == ordered[:-1])
+    if ids.size <= MOST_ROWS or regions.journal is None:
+        regions.write(ids, change, highest, distinct=distinct)
+        return
+    known = regions.known
+    try:
+        for first in range(0, ids.size, MOST_ROWS):
+            part = np.arange(first, min(first + MOST_ROWS, ids.size))
+            regions.write(ids[part], change.pick(part), highest, distinct=distinct)
+    except StoreError:
+        regions.journal.take_back(known)
+        raise
 
 
 class Behind:
@@ -70,9 +83,15 @@ class Behind:
                 self._weight[start:end] = weight
             self._weighed = weight is not None
             self._step[start:end] = step
-            self._samples, self._calls = end, self._calls + 1
+            calls = self._calls
+            self._samples, self._calls = end, calls + 1
             if end == MOST_SAMPLES or self._calls == MOST_CALLS:
-                self._write()
+                try:
+                    self._write()
+                except BaseException:
+                    if self._samples:  # not written: this call has not been, it may be tried again
+                        self._samples, self._calls = start, calls
+                    raise
 
     def put(self, ids: Ids, change: Change) -> None:
         """Write a change after what was kept."""
@@ -87,17 +106,28 @@ class Behind:
             with self._threads:
                 self._write()
 
+    def forget(self) -> None:
+        """Drop what is kept: the caller, who holds the lock, goes back to before it."""
+        self._samples = self._calls = 0
+
     def end(self) -> None:
         """Write what is kept and let go of the files."""
         self.write()
         self._regions = None
 
     def _write(self) -> None:
-        kept = slice(self._samples)
-        if self._samples:
-            loss, weight = self._loss[kept], self._weight[kept] if self._weighed else None
+        if not self._samples or self._regions is None:
+            self._samples = self._calls = 0
+            return
+        kept, known = slice(self._samples), self._regions.known
+        loss, weight = self._loss[kept], self._weight[kept] if self._weighed else None
+        try:
             self._put(self._ids[kept], Change(loss, unusable(loss), weight, None, None, self._step[kept]))
-        self._samples = self._calls = 0  # not if that failed: a full disk may have room again
+        except BaseException:
+            if self._regions.known != known:
+                self._samples = self._calls = 0  # in the journal: made when the records are mended
+            raise  # otherwise it is kept: a full disk may have room again
+        self._samples = self._calls = 0
 
     def _put(self, ids: Ids, change: Change) -> None:
         if self._regions is not None:

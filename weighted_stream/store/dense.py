@@ -55,6 +55,11 @@ class DenseRegion:
             self._header.capacity = capacity
             self._map()
 
+    def make_room(self, highest: int) -> None:
+        """Make room for ids up to ``highest``."""
+        if highest >= self.capacity:
+            self.reserve(highest + 1)
+
     def read(self, ids: Ids, highest: int) -> Records:
         """A copy of the records of ``ids``; zero bytes where there is none."""
         if highest < self.capacity:

@@ -12,13 +12,15 @@ import numpy as np
 
 from weighted_stream.errors import StoreError, StoreMismatchError
 from weighted_stream.store.place import HEADER, Place
-from weighted_stream.store.record import RECORD_BYTES, Floats, Tally
+from weighted_stream.store.record import RECORD_BYTES, Floats, Ids, Tally
 
 FORMAT_VERSION = 1
 WINDOW = 4096
 
 # How often a reader tries to fall between two updates, before it takes what it finds.
 _PATIENCE = 100
+
+NO_TARGET, REBUILD = 0, -1
 
 _MAGIC = int.from_bytes(b"wstream\n", "little")
 _PAGE = 4096
@@ -37,6 +39,7 @@ _BYTES = _PAGE + 2 * WINDOW * 4
     _TALLY,
 ) = range(10)
 _TALLY_END = _TALLY + len(Tally._fields)
+_POSITION, _CHAIN, _TARGET = range(_TALLY_END, _TALLY_END + 3)
 
 
 class Header:
@@ -104,8 +107,14 @@ class Header:
         cells[_SEQUENCE] = sequence | 1
         return bool(sequence & 1)
 
-    def end(self, more: Tally, losses: Floats | None, weights: Floats | None) -> None:
-        """An update ends: add to the counters, and to the window of the latest losses and weights."""
+    def end(
+        self, more: Tally, losses: Floats | None, weights: Floats | None, mark: tuple[int, int] | None = None
+    ) -> None:
+        """An update ends: add to the counters, and to the window of the latest losses and weights.
+
+        Args:
+            mark: position and chain of its entry in the journal, if there is one.
+        """
         cells = self._cells
         for cell, count in enumerate(more, _TALLY):
             if count:
@@ -114,7 +123,48 @@ class Header:
             cells[_LOSSES] = _push(self._losses, cells[_LOSSES], losses)
         if weights is not None:
             cells[_WEIGHTS] = _push(self._weights, cells[_WEIGHTS], weights)
+        if mark is not None:
+            cells[_POSITION], cells[_CHAIN] = mark
         cells[_SEQUENCE] += 1
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """Position and chain of the last entry of the journal that the records have in them."""
+        return self._cells[_POSITION], self._cells[_CHAIN]
+
+    @mark.setter
+    def mark(self, mark: tuple[int, int]) -> None:
+        self._cells[_POSITION], self._cells[_CHAIN] = mark
+
+    @property
+    def target(self) -> int:
+        """1 + the position that the records are being rolled back to; `REBUILD`, or `NO_TARGET`."""
+        return self._cells[_TARGET]
+
+    @target.setter
+    def target(self, target: int) -> None:
+        self._cells[_TARGET] = target
+
+    @property
+    def pushed(self) -> tuple[int, int]:
+        """How many losses and weights were ever given."""
+        return self._cells[_LOSSES], self._cells[_WEIGHTS]
+
+    def overwritten(self, losses: int, weights: int) -> tuple[Floats, Floats]:
+        """What so many more losses and weights will take the place of: at most `WINDOW` each."""
+        begin, other = self.pushed
+        return self._losses[_places(begin, losses)], self._weights[_places(other, weights)]
+
+    def restore(self, tally: Tally, pushed: tuple[int, int], losses: Floats, weights: Floats) -> None:
+        """Counters and window as they were: the inverse of `end`, with what `overwritten` returned before."""
+        self.tally = tally
+        self._losses[_places(pushed[0], losses.size)] = losses
+        self._weights[_places(pushed[1], weights.size)] = weights
+        self._cells[_LOSSES], self._cells[_WEIGHTS] = pushed
+
+    def window(self) -> tuple[tuple[int, int], Floats, Floats]:
+        """`pushed`, and copies of the latest losses and weights as they lie there (`WINDOW` each)."""
+        return self.pushed, self._losses.copy(), self._weights.copy()
 
     @property
     def tally(self) -> Tally:
@@ -137,9 +187,19 @@ class Header:
                 break
         return counts, losses, weights
 
+    def set_window(self, pushed: tuple[int, int], losses: Floats, weights: Floats) -> None:
+        """Take over what `window` returned."""
+        self._losses[:], self._weights[:] = losses, weights
+        self._cells[_LOSSES], self._cells[_WEIGHTS] = pushed
+
     def flush(self) -> None:
         """Put it on the disk."""
         self._map.flush()
+
+
+def _places(begin: int, count: int) -> Ids:
+    """Where values go that are written at ``begin``, the last ones if they are more than the ring has places."""
+    return np.arange(begin, begin + min(count, WINDOW)) % WINDOW
 
 
 def _push(ring: Floats, position: int, values: Floats) -> int:

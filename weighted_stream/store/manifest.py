@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from typing import Any, Protocol, Self
 
 from weighted_stream.errors import StoreError, StoreMismatchError
@@ -54,7 +55,29 @@ class Identity(Protocol):
 
 def begin(place: Place) -> None:
     """Write the manifest of a new store, of no dataset yet."""
-    place.write_manifest({"format": _FORMAT, "version": FORMAT_VERSION, "fingerprint": None})
+    identity = uuid.uuid4().hex
+    place.write_manifest({"format": _FORMAT, "version": FORMAT_VERSION, "fingerprint": None, "store": identity})
+
+
+def identity(place: Place) -> str:
+    """Which store this is, wherever it is copied to: 32 hexadecimal digits. For a writer: an old store gets one."""
+    manifest = _read(place)
+    known = manifest.get("store")
+    if not isinstance(known, str) or len(known) != 32:
+        known = uuid.uuid4().hex
+        place.write_manifest({**manifest, "store": known})
+    return known
+
+
+def scores(place: Place) -> Any:
+    """Whose the scores are, as JSON values; None if that is not known."""
+    return _read(place).get("scores")
+
+
+def put_scores(place: Place, scores: Any) -> None:
+    """Remember whose the scores are, as `scores` returned it."""
+    if scores is not None:
+        place.write_manifest({**_read(place), "scores": scores})
 
 
 def check(place: Place) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from weighted_stream.store.file import StoreFile
 
 HEADER, RECORDS, MANIFEST = "header.bin", "records.bin", "manifest.json"
+JOURNAL = "journal"
 
 
 def table_name(generation: int) -> str:

@@ -56,3 +56,23 @@ def temporary() -> StoreError:
         expected="a store with a path, which any process can read",
         do="WeightStore(path), or WeightedStream(..., store=path)",
     )
+
+
+def no_state(found: str) -> StoreError:
+    """What should be loaded was never a state."""
+    return StoreError(
+        "This is no state of a store.",
+        found=found,
+        expected="what state_dict() returned",
+        do="load the checkpoint again, or begin with a new store",
+    )
+
+
+def no_journal() -> StoreError:
+    """A temporary store has no place for a journal."""
+    return StoreError(
+        "A temporary store has no journal.",
+        found="journal=True without a path",
+        expected="a path, beside whose records the journal lies",
+        do="WeightStore(path); the state of a temporary store holds all records",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,6 +20,34 @@ from weighted_stream.store.repeats import rounds
 _BYTES_PER_ID = 2 * mmap.PAGESIZE
 
 
+class WriteAhead(Protocol):
+    """What writes every change down before it is made, and mends what was cut short."""
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """Position and chain of the last change it knows of."""
+
+    def append(self, ids: Ids, change: Change, before: Records) -> tuple[int, int]:
+        """The records of these ids are about to change: its position and chain."""
+
+    def mend(self) -> None:
+        """The last change was cut short: make the records what the journal says."""
+
+    def take_back(self, position: int) -> None:
+        """A call failed in the middle: undo what it did, all changes after ``position``."""
+
+    def tidy(self) -> None:
+        """A change was made: time for a little compaction."""
+
+
+class _Part(NamedTuple):
+    """Some rows of a call, all in one region: where their records are, and which rows (None: all) they are."""
+
+    region: DenseRegion | HashedRegion
+    slots: Ids
+    rows: Ids | None
+
+
 class Regions:
     """The files of one store, opened.
 
@@ -26,9 +55,13 @@ class Regions:
         place: where they are.
         write: whether to map them for writing.
         new: make them.
+
+    Attributes:
+        journal: told of every change before it is made; None: nobody is.
     """
 
     def __init__(self, place: Place, *, write: bool, new: bool) -> None:
+        self.journal: WriteAhead | None = None
         self.header = Header(place, write=write, create=new)
         self.dense = DenseRegion(place, self.header, write=write, create=new)
         self.hashed = HashedRegion(place, self.header, write=write)
@@ -36,9 +69,11 @@ class Regions:
         self._credit = 0
         if write:
             self.hashed.sweep()
-            if self.header.begin():
-                self._recount()
-            self.header.end(NOTHING, None, None)
+
+    @property
+    def known(self) -> int:
+        """How many changes the journal knows of; 0 without one."""
+        return 0 if self.journal is None else self.journal.mark[0]
 
     def follow(self) -> None:
         """See what the writer, in another process, has grown."""
@@ -58,7 +93,7 @@ class Regions:
         return records
 
     def write(self, ids: Ids, change: Change, highest: int, *, distinct: bool) -> None:
-        """Change the records of some ids, none above ``highest``; repeats count in order.
+        """Change the records of some ids, none above ``highest``; repeats count in order. The journal knows first.
 
         Raises:
             StoreError: if the disk is full, or the file system cannot hold an id as high.
@@ -66,31 +101,59 @@ class Regions:
         if self._credit < ids.size:
             self._look_at_disk(ids.size)
         self._credit -= ids.size
-        header = self.header
-        if header.begin():
-            self._recount()
-        if distinct and highest < DENSE_LIMIT:
-            more = self._write_dense(ids, change, highest)
-        else:
-            parts = [(ids, change)] if distinct else ((ids[p], change.pick(p)) for p in rounds(ids))
-            more = total(tally for part in parts for tally in self._write_distinct(*part))
-        loss, bad = change.loss, change.bad
-        header.end(more, loss if loss is None or bad is None else loss[~bad], change.weight)
+        if self.header.sequence & 1:
+            self.mend()
+        self.header.begin()
+        parts = self._locate(ids, highest, distinct=distinct)
+        mark = None if self.journal is None else self.journal.append(ids, change, _read(parts, ids.size))
+        self._change(parts, change, distinct=distinct, mark=mark)
+        if self.journal is not None:
+            self.journal.tidy()
 
-    def _write_distinct(self, ids: Ids, change: Change) -> Iterator[Tally]:
-        low = ids < DENSE_LIMIT
-        if np.count_nonzero(low):
-            yield self._write_dense(ids[low], change.pick(low), int(ids[low].max()))
-            ids, change = ids[~low], change.pick(~low)
+    def redo(self, ids: Ids, change: Change, mark: tuple[int, int]) -> None:
+        """Make a change that the journal has at ``mark``."""
+        self.header.begin()
         if ids.size:
-            slots = self.hashed.claim(ids)
-            yield _write_at(self.hashed.records, slots, change)
+            self._look_at_disk(ids.size)
+        self._change(self._locate(ids, _highest(ids), distinct=False), change, distinct=False, mark=mark)
 
-    def _write_dense(self, ids: Ids, change: Change, highest: int) -> Tally:
-        dense = self.dense
-        if highest >= dense.capacity:
-            dense.reserve(highest + 1)
-        return _write_at(dense.records, ids, change)
+    def place(self, ids: Ids, records: Records) -> None:
+        """Put whole records in place, as they are: no counter changes, and the journal is not told."""
+        if not ids.size:
+            return
+        self._look_at_disk(ids.size)
+        for region, slots, rows in self._locate(ids, _highest(ids), distinct=False):
+            region.records[slots] = records if rows is None else records[rows]
+
+    def _locate(self, ids: Ids, highest: int, *, distinct: bool) -> list[_Part]:
+        """Where the records of some ids are; there is room for all of them then."""
+        if highest < DENSE_LIMIT:
+            self.dense.make_room(highest)
+            return [_Part(self.dense, ids, None)]
+        low = ids < DENSE_LIMIT
+        if not np.count_nonzero(low):
+            return [_Part(self.hashed, self._claim(ids, distinct), None)]
+        dense, others = ids[low], ids[~low]
+        self.dense.make_room(int(dense.max()))
+        slots = self._claim(others, distinct)
+        return [_Part(self.dense, dense, np.flatnonzero(low)), _Part(self.hashed, slots, np.flatnonzero(~low))]
+
+    def _claim(self, ids: Ids, distinct: bool) -> Ids:
+        if distinct:
+            return self.hashed.claim(ids)
+        once, which = np.unique(ids, return_inverse=True)
+        return self.hashed.claim(once)[which]
+
+    def _change(self, parts: list[_Part], change: Change, *, distinct: bool, mark: tuple[int, int] | None) -> None:
+        more = NOTHING
+        for region, slots, rows in parts:
+            mine = change if rows is None else change.pick(rows)
+            if distinct:
+                more = total([more, _write_at(region.records, slots, mine)])
+            else:
+                more = total([more, *(_write_at(region.records, slots[p], mine.pick(p)) for p in rounds(slots))])
+        loss, bad = change.loss, change.bad
+        self.header.end(more, loss if loss is None or bad is None else loss[~bad], change.weight, mark)
 
     def touched(self) -> Iterator[Ids]:
         """All touched ids, in arrays of bounded size, dense ones first and ascending."""
@@ -103,8 +166,18 @@ class Regions:
         self.hashed.flush()
         self.header.flush()
 
-    def _recount(self) -> None:
-        """Set the counters right after an update that was cut short, by an error or by the end of its process."""
+    def mend(self) -> None:
+        """Set right what a change left that was cut short, by an error or by the end of its process."""
+        if self.journal is not None:
+            self.journal.mend()
+        elif self.header.begin():
+            self.recount()
+            self.header.end(NOTHING, None, None)
+        else:
+            self.header.end(NOTHING, None, None)
+
+    def recount(self) -> None:
+        """Set the counters by looking at every record."""
         tallies = (count(words_of(self.read(ids, int(ids.max())))) for ids in self.touched())
         self.header.tally = total(tallies)
         self.header.claimed = self.hashed.count_keys()
@@ -113,6 +186,21 @@ class Regions:
         """Refuse to write to a full disk: a mapped page that finds no room there would kill the process."""
         left = self.header.file.room(needed * _BYTES_PER_ID)
         self._credit = needed + left // (4 * _BYTES_PER_ID)
+
+
+def _highest(ids: Ids) -> int:
+    return int(ids.max()) if ids.size else 0
+
+
+def _read(parts: list[_Part], count: int) -> Records:
+    """Copies of the records, in the order of the rows."""
+    (region, slots, rows), *more = parts
+    if rows is None:
+        return region.records.take(slots)
+    records = np.empty(count, RECORD)
+    for region, slots, rows in [parts[0], *more]:
+        records[rows] = region.records.take(slots)
+    return records
 
 
 def _write_at(records: Records, slots: Ids, change: Change) -> Tally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -15,10 +15,12 @@ import numpy.typing as npt
 
 from weighted_stream.errors import StoreError
 from weighted_stream.sample_ids import DENSE_LIMIT, MAX_ID
-from weighted_stream.store import inputs, manifest, refusals
+from weighted_stream.store import inputs, manifest, refusals, state
 from weighted_stream.store.behind import Behind, check_call
 from weighted_stream.store.dense import PIECE
 from weighted_stream.store.folder import Folder
+from weighted_stream.store.journal import Journal
+from weighted_stream.store.journal_opening import check_limit, open_journal, refuse_journal
 from weighted_stream.store.manifest import Fingerprint, Identity
 from weighted_stream.store.opening import lock, open_regions
 from weighted_stream.store.pieces import even
@@ -49,6 +51,11 @@ class WeightStore:
         fingerprint: the dataset the ids belong to (``source.fingerprint()``). A store remembers the first one
             it is given, refuses another one, and adds new shards of the same one. None (default): no check.
         mode: ``"a"`` (default) reads and writes, ``"r"`` only reads, while another process may write.
+        journal: write all feedback down, before it changes a record, in ``path/journal``: 68 bytes a sample, from
+            which the records can be brought back to any state that `state_dict` returned, or made anew. Default:
+            True with a path, False without.
+        journal_bytes: how much of it there may be, 1 GiB by default (16 million samples); what is older goes into a
+            copy of the records as they were then, a little with each update.
 
     Raises:
         StoreError: if the store cannot be made or opened, is damaged, or already has a writer.
@@ -68,6 +75,8 @@ class WeightStore:
         *,
         fingerprint: Fingerprint | None = None,
         mode: Literal["a", "r"] = "a",
+        journal: bool | None = None,
+        journal_bytes: int = 1 << 30,
     ) -> None:
         if mode not in ("a", "r") or (mode == "r" and path is None):
             raise refusals.mode(path, mode)
@@ -79,6 +88,7 @@ class WeightStore:
         self._lock = lock(self._place) if write else None
         try:
             self._regions = open_regions(self._place, write=write)
+            self._journal = self._open_journal(journal, journal_bytes) if write else None
             self._behind = Behind(self._regions, self._threads)
             weakref.finalize(self, self._behind.write)  # also at the end of the program
             if fingerprint is not None:
@@ -86,6 +96,17 @@ class WeightStore:
         except BaseException:
             self._release()
             raise
+
+    def _open_journal(self, wanted: bool | None, limit: int) -> Journal | None:
+        check_limit(limit)
+        if isinstance(self._place, Folder):
+            if wanted or wanted is None:
+                return open_journal(self._place, self._regions, limit)
+            refuse_journal(self._place)
+        elif wanted:
+            raise refusals.no_journal()
+        self._regions.mend()
+        return None
 
     def bind(self, fingerprint: Fingerprint) -> None:
         """Check that this store may hold the dataset of ``fingerprint``; if it writes, remember it.
@@ -289,11 +310,58 @@ class WeightStore:
         self._check_open()
         return summary(*self._regions.header.snapshot())
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to come back to what is remembered now. A running trainer may ask as often as it likes.
+
+        Returns:
+            With a journal a position in it: plain JSON values, whatever the number of samples. Without one (a temporary
+            store) all records, as NumPy arrays: 40 bytes for each sample that was touched.
+
+        Raises:
+            StoreError: if the store is closed or only reads.
+
+        Example:
+            >>> with WeightStore() as store:
+            ...     store.update([3], loss=[2.0], step=0)
+            ...     state = store.state_dict()
+            ...     store.update([3, 4], loss=[9.0, 9.0], step=1)
+            ...     store.load_state_dict(state)
+            ...     store.get([3])["loss"].tolist(), len(store)
+            ([2.0], 1)
+        """
+        self._check_writes()
+        self._behind.write()
+        with self._threads:
+            if self._journal is None:
+                return state.of_records(self._place, self._regions)
+            return state.of_journal(self._place, self._journal)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Bring everything back to what it was when ``state_dict()`` returned this, bit for bit, with `stats`.
+
+        With a journal the store must be the one the state was taken of, or a copy of its directory, after whatever has
+        happened to its process; what came later is undone and forgotten. It takes as long as writing that did. Without
+        a journal any store does, and the state is all that it holds then.
+
+        Raises:
+            StoreMismatchError: for a state of another store, or of another past of this one.
+            StoreError: for none, for one from before what the journal still has, or if the journal is damaged.
+        """
+        self._check_writes()
+        with self._threads:
+            if self._journal is None:
+                state.to_records(self._place, self._regions, state_dict)
+            else:
+                state.to_journal(self._place, self._regions, self._journal, state_dict)
+            self._behind.forget()
+
     def flush(self) -> None:
         """Put everything on the disk, so that a power failure loses nothing of it."""
         self._check_writes()
         self._behind.write()
         with self._threads:
+            if self._journal is not None:
+                self._journal.flush()
             self._regions.flush()
 
     def close(self) -> None:
@@ -311,6 +379,7 @@ class WeightStore:
         if self._lock is not None:
             self._lock.release()
         self.__dict__.pop("_regions", None)
+        self._journal = None
 
     def __enter__(self) -> Self:
         return self

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weighted_stream.probes.hidden_states import HiddenStateProbe, MaskOf
@@ -15,39 +14,14 @@ from weighted_stream.probes.optimizer_steps import OptimizerSteps
 from weighted_stream.probes.running import Forward
 from weighted_stream.probes.target import centroid, target_batches
 from weighted_stream.signals import Signals
+from weighted_stream.state import check_keys, copied
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.gate import Normalize, RunningMean, normalized, sigmoid_gate
 from weighted_stream.strategies.options import check_choice, check_integer, check_number
+from weighted_stream.strategies.seen import Seen, places_of
 
 PATIENCE = 50
 """Batches without any optimizer step after which batches are counted in place of steps, at least."""
-
-
-class Seen:
-    """The vectors of one batch, as its parts become known.
-
-    Attributes:
-        middle: (H,), what scores of this batch are centred by; the same for all its parts.
-    """
-
-    def __init__(self, middle: Tensor | None) -> None:
-        self.middle = middle
-        self._places: NDArray[np.int64] = np.empty(0, np.int64)
-        self._vectors: Tensor | None = None
-
-    def add(self, places: NDArray[np.int64], vectors: Tensor) -> None:
-        """The vectors (n, H) of these places of the batch; later ones replace earlier ones."""
-        self._places = np.concatenate([self._places, places])
-        self._vectors = vectors if self._vectors is None else torch.cat([self._vectors, vectors])
-
-    def at(self, places: NDArray[np.int64]) -> Tensor | None:
-        """The vectors (n, H) of these places, or None if one of them is not known."""
-        if self._vectors is None or np.array_equal(places, self._places):
-            return self._vectors
-        row_of = np.full(int(max(self._places.max(initial=0), places.max(initial=0))) + 1, -1)
-        row_of[self._places] = np.arange(len(self._places))  # of several, numpy keeps the last
-        rows = row_of[places]
-        return None if (rows < 0).any() else self._vectors[torch.from_numpy(rows).to(self._vectors.device)]
 
 
 class Adapt(Strategy):
@@ -162,9 +136,31 @@ class Adapt(Strategy):
         """With ``center="running"``, take the batch into the running mean."""
         seen = signals.scratch.get(self)
         if self.center is not None and seen is not None:
-            vectors = seen.at(_places(signals))
+            vectors = seen.at(places_of(signals))
             if vectors is not None:
                 self._running.update(vectors)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The target's centroid, how long it has lasted, and the running mean."""
+        return {
+            "centroid": copied(self._centroid),
+            "steps": self._steps.state_dict(),
+            "batches": self._batches,
+            "by_batches": self._by_batches,
+            "running": self._running.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with that centroid until it is due again.
+
+        Raises:
+            StateError: for a state of another kind of strategy.
+        """
+        check_keys("Adapt's state", state, ("centroid", "steps", "batches", "by_batches", "running"))
+        self._centroid = copied(state["centroid"])
+        self._steps.load_state_dict(state["steps"])
+        self._batches, self._by_batches = int(state["batches"]), bool(state["by_batches"])
+        self._running.load_state_dict(state["running"])
 
     def close(self) -> None:
         """Take the hooks off the model and the optimizers; also done when this is collected."""
@@ -173,18 +169,11 @@ class Adapt(Strategy):
 
     def _vectors(self, signals: Signals) -> tuple[Tensor, Tensor | None]:
         """The vectors (B, H) of these samples, and what to centre them by."""
-        places = _places(signals)
-        asked = places if signals.asked is None else signals.asked
-        latest = self._probe.take(len(asked))
         if self not in signals.scratch:
             self._batches += 1
             signals.scratch[self] = Seen(None if self.center is None else self._running.value)
         seen: Seen = signals.scratch[self]
-        if latest is not None:
-            seen.add(asked, latest)
-        vectors = seen.at(places)
-        if vectors is None:
-            raise self._probe.no_forward()
+        vectors = seen.of(signals, self._probe)
         if self.center is not None and seen.middle is None:
             seen.middle = vectors.mean(0)
         return vectors, seen.middle
@@ -201,7 +190,3 @@ class Adapt(Strategy):
                 stacklevel=2,
             )
         return self._by_batches and self._batches >= self.refresh_every
-
-
-def _places(signals: Signals) -> NDArray[np.int64]:
-    return np.arange(len(signals)) if signals.places is None else signals.places

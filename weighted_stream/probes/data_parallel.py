@@ -1,0 +1,41 @@
+"""The ranks that train one model together, as DistributedDataParallel knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Group: TypeAlias = Any
+"""A process group of torch.distributed."""
+
+
+def data_parallel_group(model: nn.Module) -> Group | None:
+    """The process group of the DistributedDataParallel around a model, inside `torch.compile` or not; else None.
+
+    Example:
+        >>> data_parallel_group(nn.Linear(2, 2)) is None
+        True
+    """
+    while "_orig_mod" in model._modules:
+        inner = model._modules["_orig_mod"]
+        assert inner is not None
+        model = inner
+    parallel = isinstance(model, nn.parallel.DistributedDataParallel)
+    return model.process_group if parallel else None
+
+
+def average(group: Group | None, tensors: Iterable[Tensor]) -> None:
+    """Each tensor becomes its mean over the ranks, in place; without a group nothing happens.
+
+    Example:
+        >>> average(None, [torch.ones(2)])
+    """
+    if group is None:
+        return
+    ranks = torch.distributed.get_world_size(group)
+    for values in tensors:
+        torch.distributed.all_reduce(values, group=group)
+        values /= ranks

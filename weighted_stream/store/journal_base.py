@@ -1,0 +1,113 @@
+"""What lies behind the journal: the store as it was before the first entry, which the oldest entries go into."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from weighted_stream.store.folder import Folder
+from weighted_stream.store.header import WINDOW
+from weighted_stream.store.journal_entry import Entry
+from weighted_stream.store.opening import open_regions
+from weighted_stream.store.record import NOTHING, RECORD, Ids, Records
+from weighted_stream.store.regions import Regions
+
+
+class Base:
+    """Records in a folder of their own, as those of the store: only what is touched takes room.
+
+    Args:
+        folder: where it is. None there: the base of a store that was new, with nothing in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._regions = open_regions(Folder(folder, create=False), write=True) if folder.exists() else None
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """Position and chain of the last entry in it."""
+        return (0, 0) if self._regions is None else self._regions.header.mark
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a folder."""
+        return self._regions is not None
+
+    def fold(self, entry: Entry) -> None:
+        """Let the next entry go into it.
+
+        Raises:
+            StoreError: if the disk is full.
+        """
+        regions = self._opened()
+        if regions.header.sequence & 1:
+            # The last one was cut short; it is this one.
+            regions.header.claimed = regions.hashed.count_keys()
+            regions.place(entry.ids, entry.old_records)
+            regions.header.restore(entry.line.tally, entry.line.pushed, entry.old_losses, entry.old_weights)
+        regions.redo(entry.ids, entry.change, entry.line.mark)
+
+    def take(self, source: Regions) -> None:
+        """Become a copy of these records; there is no base yet.
+
+        Raises:
+            StoreError: if the disk is full.
+        """
+        draft = self._folder.with_suffix(".new")
+        shutil.rmtree(draft, ignore_errors=True)
+        regions = open_regions(Folder(draft, create=True), write=True)
+        copy(source, regions)
+        regions.flush()
+        os.replace(draft, self._folder)
+        self._regions = regions
+
+    def copy_to(self, target: Regions) -> None:
+        """Make other records the same as these.
+
+        Raises:
+            StoreError: if the disk is full.
+        """
+        clear(target)
+        if self._regions is not None:
+            copy(self._regions, target)
+
+    def flush(self) -> None:
+        """Put it on the disk."""
+        if self._regions is not None:
+            self._regions.flush()
+
+    def _opened(self) -> Regions:
+        if self._regions is None:
+            draft = self._folder.with_suffix(".new")
+            shutil.rmtree(draft, ignore_errors=True)
+            self._regions = open_regions(Folder(draft, create=True), write=True)
+            os.replace(draft, self._folder)
+        return self._regions
+
+
+def copy(source: Regions, target: Regions) -> None:
+    """Put all records, counters and the window of one store into another, an empty one."""
+    for ids in source.touched():
+        target.place(ids, source.read(ids, int(ids.max())))
+    target.header.tally = source.header.tally
+    target.header.set_window(*source.header.window())
+    target.header.mark = source.header.mark
+
+
+def clear(regions: Regions) -> None:
+    """Make all records blank, and the counters zero."""
+    for ids in regions.touched():
+        regions.place(ids, blank(ids))
+    regions.header.tally = NOTHING
+    zeros = np.zeros(WINDOW, np.float32)
+    regions.header.set_window((0, 0), zeros, zeros)
+    regions.header.mark = (0, 0)
+
+
+def blank(ids: Ids) -> Records:
+    """As many records that were never touched."""
+    return np.zeros(ids.size, RECORD)

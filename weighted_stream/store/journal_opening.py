@@ -1,0 +1,72 @@
+"""How the journal of a store is opened, or begun."""
+
+from __future__ import annotations
+
+from weighted_stream.errors import StoreError
+from weighted_stream.store import manifest
+from weighted_stream.store.folder import Folder
+from weighted_stream.store.header import NO_TARGET
+from weighted_stream.store.journal import Journal
+from weighted_stream.store.journal_base import Base
+from weighted_stream.store.journal_files import JournalFiles
+from weighted_stream.store.journal_segment import damaged, firsts
+from weighted_stream.store.place import JOURNAL
+from weighted_stream.store.regions import Regions
+
+SMALLEST_LIMIT = 1 << 20
+
+
+def open_journal(place: Folder, regions: Regions, limit: int) -> Journal:
+    """Open the journal of a store that was opened for writing, and make the records what it says.
+
+    Raises:
+        StoreError: if it is damaged.
+        StoreMismatchError: if it is that of another store.
+    """
+    folder, header = place.path / JOURNAL, regions.header
+    base = Base(folder / "base")
+    if not base.exists and not firsts(folder):
+        # Records without a journal: it begins here.
+        header.target = NO_TARGET
+        regions.mend()
+        if header.mark != (0, 0) or header.tally.samples:
+            folder.mkdir(exist_ok=True)
+            base.take(regions)
+    cutting = header.target != NO_TARGET
+    files = JournalFiles(folder, manifest.identity(place), base.mark, limit, cutting=cutting)
+    if files.first > base.mark[0] + 1:
+        raise damaged(folder, base.mark[0] + 1)
+    journal = Journal(regions, files, base, limit)
+    journal.mend()
+    regions.journal = journal
+    return journal
+
+
+def refuse_journal(place: Folder) -> None:
+    """A store whose journal is to be switched off must have none.
+
+    Raises:
+        StoreError: if it has one.
+    """
+    if firsts(place.path / JOURNAL) or (place.path / JOURNAL / "base").exists():
+        raise StoreError(
+            f"The store in {place.path} has a journal, which has to go on.",
+            found="journal=False",
+            expected="journal=True, or a store without a journal",
+            do=f"leave journal=False out, or delete {place.path / JOURNAL}: the records stay, their history is lost",
+        )
+
+
+def check_limit(limit: int) -> None:
+    """Check the option ``journal_bytes``.
+
+    Raises:
+        StoreError: if it is too small.
+    """
+    if not isinstance(limit, int) or limit < SMALLEST_LIMIT:
+        raise StoreError(
+            "A journal cannot be as small as this.",
+            found=f"journal_bytes={limit!r}",
+            expected=f"{SMALLEST_LIMIT:,} bytes or more",
+            do="WeightStore(path, journal_bytes=2**30), or journal=False",
+        )
