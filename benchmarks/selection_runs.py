@@ -20,7 +20,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from benchmarks.mixtures import MATHS, Mixture, has_mixture, standard_mixture
-from weighted_stream import Candidates, Choice, FilterThenWeight, Selecting, Strategy, Uniform, WeightedStream
+from weighted_stream import Candidates, Choice, FilterThenWeight, Greats, Selecting, Strategy, Uniform, WeightedStream
 from weighted_stream.demo.corpus import installed_corpus
 from weighted_stream.demo.model import GPT, GPTConfig
 from weighted_stream.demo.tokenizer import BPE
@@ -49,12 +49,15 @@ class Setting:
         budget: 16 samples over the number of candidates.
         layers: whose gradients are looked at, by the methods that do.
         rate: highest learning rate.
+        eta: of GREATS: ``"rate"``, the learning rate of the moment (as published), or ``"fit"``, the step at which the
+            candidates' mean comes closest to the target.
     """
 
     method: Method
     budget: float = 1.0
     layers: Literal["all", "head"] = "all"
     rate: float = 1e-2
+    eta: Literal["rate", "fit"] = "rate"
 
     @property
     def candidates(self) -> int:
@@ -247,9 +250,11 @@ def make_strategy(setting: Setting, model: GPT, optimizer: Optimizer, data: Prep
             return Uniform()
         case "top-loss":
             return TopLoss(model, per_sample_loss, setting.budget)
+        case "greats":
+            eta = optimizer if setting.eta == "rate" else None
+            return Greats(model, target, setting.budget, loss_fn=per_sample_loss, eta=eta, refresh_every=REFRESH)
         case "ftw":
             layers: Layers = ["head"] if setting.layers == "head" else "all"
             return FilterThenWeight(
                 model, optimizer, target, setting.budget, layers, per_sample_loss, refresh_every=REFRESH
             )
-    raise ValueError(setting.method)

@@ -29,6 +29,8 @@ SETTINGS = [
     Setting("random"),
     Setting("full", 0.25),
     Setting("top-loss", 0.25),
+    Setting("greats", 0.25),
+    Setting("greats", 0.25, eta="fit"),
     Setting("ftw", 0.25),
     Setting("ftw", 0.25, "head"),
 ]
@@ -56,7 +58,7 @@ def test_as_much_compute_is_more_steps_of_what_is_cheaper() -> None:
     assert equal_steps(Setting("full", 0.05), 1.0) == 1
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: f"{setting.method} {setting.layers}")
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: f"{setting.method} {setting.layers} {setting.eta}")
 def test_a_run_makes_the_passes_that_it_is_said_to(data_folder: Path, setting: Setting) -> None:
     steps = selection_runs.REFRESH  # the target's gradient is made once
     result = selection_runs.run(Task(data_folder, setting, seed=0, steps=steps, size=560))
@@ -71,7 +73,7 @@ def test_a_run_makes_the_passes_that_it_is_said_to(data_folder: Path, setting: S
     else:
         # The target has words that no other kind of text has.
         assert np.mean(result["chosen"]) > 0.2
-        assert result["weight"] != result["chosen"]
+        assert (result["weight"] != result["chosen"]) == (setting.method == "ftw")
 
 
 def test_the_largest_losses_are_chosen() -> None:
@@ -125,11 +127,14 @@ def results_with(losses: dict[tuple[str, float], dict[float, float]]) -> selecti
 
 def test_rates_are_chosen_on_other_texts_than_those_reported() -> None:
     low, middle, *more = selection.RATES
+    assert {(s.rate, s.eta) for s in rows_at("GREATS", [0.1])[0].grid()} == {
+        (rate, eta) for rate in selection.RATES for eta in ("rate", "fit")
+    }
     tried = {low: 3.0, middle: 2.0} | dict.fromkeys(more, 4.0)
     results = results_with({("ftw", 0.1): tried, ("random", 1.0): {**tried, low: 1.0}})
     ours, random = rows_at("Filter-then-Weight", [0.05])[0], rows_at("random", [0.05])[0]
-    assert selection.chosen_rate(ours, results, [1000]) == Setting("ftw", 0.05, rate=middle)
-    assert selection.chosen_rate(random, results, [1000]) == Setting("random", rate=low)
+    assert selection.tuned(ours, results, [1000]) == Setting("ftw", 0.05, rate=middle)
+    assert selection.tuned(random, results, [1000]) == Setting("random", rate=low)
 
 
 def measured(method: str, report: list[float], budget: float = 1.0) -> list[dict[str, Any]]:
