@@ -117,8 +117,7 @@ def add_data_argument(parser: argparse.ArgumentParser) -> None:
 
 def leave_out_without(folder: Path, names: Iterable[str], benchmark: str) -> None:
     """End the process with `LEFT_OUT`, and say why, if a file is missing."""
-    parts = [part for name in names for part in name.split("+") if part != "garbage"]
-    missing = [part for part in parts if not (folder / f"{part}.jsonl.gz").is_file()]
+    missing = missing_files(folder, names)
     if missing:
         print(
             f"{benchmark}: left out, the data sets are not here.\n"
@@ -127,3 +126,14 @@ def leave_out_without(folder: Path, names: Iterable[str], benchmark: str) -> Non
             "  to do:    set WEIGHTED_STREAM_DATA or --data to it"
         )
         sys.exit(LEFT_OUT)
+
+
+def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
+    """The data sets that are not in this folder, of several joined by ``+`` each by itself."""
+    parts = [part for name in names for part in name.split("+") if part != "garbage"]
+    return [part for part in parts if not (folder / f"{part}.jsonl.gz").is_file()]
+
+
+def has_mixture(folder: Path) -> bool:
+    """Whether the data of the standard mixture are here."""
+    return not missing_files(folder, STANDARD)

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import LEFT_OUT, Spread, machine, paired, save, table
-from benchmarks.mixtures import MATHS, STANDARD, add_data_argument, standard_mixture
+from benchmarks.mixtures import MATHS, add_data_argument, has_mixture, standard_mixture
 from weighted_stream import HashedEncoder, SentenceEncoder, SimilarityScorer, TargetSet
 from weighted_stream.demo.corpus import installed_corpus
 
@@ -50,11 +50,6 @@ def mixture_texts(folder: Path, count: int) -> tuple[list[str], str]:
     if has_mixture(folder):
         return standard_mixture(folder, seed=0).texts[:count], "the standard mixture"
     return [sample.text for sample in installed_corpus().train[:count]], "the installed packages"
-
-
-def has_mixture(folder: Path) -> bool:
-    parts = [part for name in STANDARD for part in name.split("+") if part != "garbage"]
-    return all((folder / f"{part}.jsonl.gz").is_file() for part in parts)
 
 
 def rate(encode: Callable[[list[str]], Any], texts: list[str], device: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_mixture import write_small_mixture
 
 from benchmarks import harness, mixtures
 
@@ -57,26 +57,9 @@ def test_the_loader_benchmark_measures_something(name: str, tmp_path) -> None:
     assert min(ours.low, theirs.low, ratio.low) > 0
 
 
-def rows_of(name: str, split: str, count: int, rng: random.Random) -> list[dict[str, str]]:
-    words = [f"{name[:4]}{i}" for i in range(60)] + [f"word{i}" for i in range(60)]
-    texts = [" ".join(rng.choices(words, k=40)) for _ in range(count)]
-    return [{"text": text, "split": split, "domain": name} for text in texts]
-
-
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small files in the form of the real data sets, each with words of its own."""
-    folder, rng = tmp_path_factory.mktemp("data"), random.Random(0)
-    for name in "+".join(mixtures.STANDARD).split("+"):
-        if name == "garbage":
-            continue
-        train, test = (340, 410) if name == mixtures.MATHS else (84, 110)
-        rows = rows_of(name, "train", train, rng) + rows_of(name, "test", test, rng)
-        if name == "genesis_multilingual":
-            rows += [{**row, "domain": mixtures.ENGLISH_GENESIS} for row in rows_of("english", "train", 60, rng)]
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    return folder
+    return write_small_mixture(tmp_path_factory.mktemp("data"))
 
 
 def test_the_standard_mixture(data_folder: Path) -> None:

@@ -22,7 +22,7 @@ from weighted_stream.probes.data_parallel import average, data_parallel_group
 from weighted_stream.probes.model_losses import LossFn, standard_losses
 from weighted_stream.probes.running import aside, eager, on_device, unwrapped
 from weighted_stream.probes.step_sizes import Stepped, StepSizes
-from weighted_stream.probes.target import target_batches
+from weighted_stream.probes.target import KeptTarget
 
 T = TypeVar("T")
 
@@ -111,19 +111,10 @@ class LookAhead:
         self.position = 0
         """How many batches of the target were taken."""
         self._sizes = StepSizes(self.model, optimizer, eta)
-        self._target = target_batches(target)
+        self._target = KeptTarget(target, self.model)
         self._reach = reach
         self.derivatives = derivatives
         self._inside = _Inside(self.model)
-
-    @property
-    def target(self) -> list[Any]:
-        """The batches of the target."""
-        if not isinstance(self._target, list):
-            with aside(self.model):  # a loader draws random numbers
-                self._target = list(self._target)
-            target_batches(self._target)
-        return self._target
 
     def effect(self, batch: Any, weights: Tensor) -> Effect:
         """The effect of a step on this batch.
@@ -139,7 +130,8 @@ class LookAhead:
         stepped = self._sizes.stepped()
         self._check_precision(stepped)
         rate = max(size.rate for size in stepped.values())
-        batch, after = on_device(batch, self.model), self.target[self.position % len(self.target)]
+        target = self._target.batches
+        batch, after = on_device(batch, self.model), target[self.position % len(target)]
         self.position += 1
 
         def weighted(losses: Tensor) -> Tensor:

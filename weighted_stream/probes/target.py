@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weighted_stream.errors import StrategyError
 from weighted_stream.probes.hidden_states import HiddenStateProbe
@@ -33,6 +33,38 @@ def target_batches(target: Any) -> Iterable[Any]:
         raise _no_target(found)
     batches: Iterable[Any] = target
     return batches
+
+
+class KeptTarget:
+    """The batches of a target, read once, when first needed, and kept in memory.
+
+    Args:
+        target: batches as the model takes them, or a `KeptTarget`, whose batches are shared.
+        model: whose random states reading leaves alone.
+
+    Raises:
+        StrategyError: if it is no iterable of batches, or empty.
+
+    Example:
+        >>> len(KeptTarget(iter([torch.zeros(2), torch.ones(2)]), nn.Linear(2, 2)).batches)
+        2
+    """
+
+    def __init__(self, target: Any, model: nn.Module) -> None:
+        self._model = model
+        self._target: Any = target if isinstance(target, KeptTarget) else target_batches(target)
+        self._kept: list[Any] | None = None
+
+    @property
+    def batches(self) -> list[Any]:
+        """All of them, in order."""
+        if isinstance(self._target, KeptTarget):
+            return self._target.batches
+        if self._kept is None:
+            with aside(self._model):  # a loader draws random numbers
+                self._kept = list(self._target)
+            target_batches(self._kept)
+        return self._kept
 
 
 def centroid(probe: HiddenStateProbe, target: Iterable[Any], forward: Forward | None = None) -> Tensor:

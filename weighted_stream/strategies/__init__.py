@@ -8,7 +8,9 @@ from weighted_stream.strategies.dro import Dro
 from weighted_stream.strategies.extremes import Extremes
 from weighted_stream.strategies.filter_then_weight import FilterThenWeight
 from weighted_stream.strategies.frozen import Frozen
+from weighted_stream.strategies.greats import Greats
 from weighted_stream.strategies.info_batch import InfoBatch
+from weighted_stream.strategies.kakurenbo import Kakurenbo
 from weighted_stream.strategies.lin_upper import LinUpper
 from weighted_stream.strategies.product import Product
 from weighted_stream.strategies.quadratic import Quadratic
@@ -28,7 +30,9 @@ __all__ = [
     "Extremes",
     "FilterThenWeight",
     "Frozen",
+    "Greats",
     "InfoBatch",
+    "Kakurenbo",
     "LinUpper",
     "Product",
     "Quadratic",

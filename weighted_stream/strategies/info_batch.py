@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from weighted_stream.errors import StrategyError
 from weighted_stream.selection import Candidates, Choice
 from weighted_stream.signals import Signals
 from weighted_stream.state import check_keys
 from weighted_stream.strategies.base import Memory, Strategy
 from weighted_stream.strategies.chance import chance
+from weighted_stream.strategies.epochs import no_epoch
 from weighted_stream.strategies.options import check_integer, check_number
 from weighted_stream.strategies.selecting import not_chosen
 
@@ -136,12 +136,7 @@ class InfoBatch(Strategy):
 
     def _weigh(self, ids: NDArray[np.int64], losses: NDArray[np.float32], step: int) -> NDArray[np.float32]:
         if self._epoch is None:
-            raise StrategyError(
-                "InfoBatch does not know which epoch this is.",
-                found="no epoch begun",
-                expected="an epoch, counted from 0",
-                do="read from stream.loader(...), or call stream.set_epoch(epoch) before each epoch of your DataLoader",
-            )
+            raise no_epoch("InfoBatch")
         if self.epochs is not None and self._epoch >= self.delta * self.epochs:
             return np.ones(len(ids), np.float32)
         return info_batch(losses, self._mean_of_epoch(), chance(ids, self.seed, step), self.ratio)

@@ -14,6 +14,7 @@ from weighted_stream.strategies.dro import Dro
 from weighted_stream.strategies.extremes import Extremes
 from weighted_stream.strategies.frozen import Frozen
 from weighted_stream.strategies.info_batch import InfoBatch
+from weighted_stream.strategies.kakurenbo import Kakurenbo
 from weighted_stream.strategies.lin_upper import LinUpper
 from weighted_stream.strategies.quadratic import Quadratic
 from weighted_stream.strategies.similarity import Similarity
@@ -33,6 +34,7 @@ _BUILT_IN: tuple[type[Strategy], ...] = (
     AdaptBM25,
     Frozen,
     InfoBatch,
+    Kakurenbo,
 )
 
 

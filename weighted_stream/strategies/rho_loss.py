@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from weighted_stream.errors import LossError, StrategyError
-from weighted_stream.probes.running import aside, on_device
-from weighted_stream.selection import Candidates, Choice, cut
-from weighted_stream.signals import Records
-from weighted_stream.strategies.options import check_integer
+from weighted_stream.selection import Candidates, Choice
+from weighted_stream.strategies.reference import Losses, LossFn, Remembered, check_given, is_stored
 from weighted_stream.strategies.selecting import Selecting
-
-LossFn: TypeAlias = Callable[[Any, Any], Tensor]
-"""``loss_fn(model, batch) -> (n,)``: one loss per sample, as the trainer computes it."""
-
-
-class Remembered(Protocol):
-    """What knows losses by sample id: a `WeightStore`."""
-
-    def get(self, ids: Any) -> Records:
-        """Records of these ids, with ``last_loss``."""
 
 
 def rho_loss(losses: Tensor, reference: Tensor, count: int) -> Tensor:
@@ -90,68 +75,20 @@ class RhoLoss(Selecting):
         at_once: int | None = None,
     ) -> None:
         super().__init__(budget)
-        stored = hasattr(reference, "get") and not isinstance(reference, Mapping)
-        for name, value, good, expected in (
+        usable = is_stored(reference) or callable(reference)
+        check_given(
+            "RhoLoss(model, reference, loss_fn)",
             ("model", model, isinstance(model, nn.Module), "the torch.nn.Module in training"),
-            ("reference", reference, stored or callable(reference), "a model, a callable or a WeightStore"),
+            ("reference", reference, usable, "a model, a callable or a WeightStore"),
             ("loss_fn", loss_fn, callable(loss_fn), "a function (model, batch) -> losses (n,)"),
-        ):
-            if not good:
-                raise StrategyError(
-                    f"RhoLoss cannot work with this {name}.",
-                    found=type(value).__name__,
-                    expected=expected,
-                    do="RhoLoss(model, reference, loss_fn)",
-                )
-        self._model, self._reference, self._loss_fn = model, reference, loss_fn
-        self.at_once = None if at_once is None else check_integer("RhoLoss", "at_once", at_once, least=1)
+        )
+        self._model, self._reference = model, reference
+        self.at_once = at_once
+        self._losses = Losses("RhoLoss", loss_fn, at_once)
 
     def choose(self, candidates: Candidates) -> Choice:
         """The candidates of the largest reducible loss, each with weight 1."""
-        losses = self._run(self._model, candidates)
-        reference = self._reference_losses(candidates).to(losses.device)
+        losses = self._losses.of_model(self._model, candidates.batch, len(candidates))
+        reference = self._losses.of_reference(self._reference, candidates.ids, candidates.batch).to(losses.device)
         places = rho_loss(losses, reference, candidates.count)
         return Choice(places.cpu().numpy(), torch.ones(len(places), device=losses.device))
-
-    def _reference_losses(self, candidates: Candidates) -> Tensor:
-        reference: Any = self._reference
-        if isinstance(reference, nn.Module):
-            return self._run(reference, candidates)
-        if callable(reference):
-            with torch.no_grad():
-                return _checked(reference(candidates.batch), len(candidates), "reference")
-        known = np.asarray(reference.get(candidates.ids)["last_loss"], np.float32)
-        missing = candidates.ids[np.isnan(known)]
-        if len(missing):
-            raise _no_reference(missing)
-        return torch.from_numpy(known)
-
-    def _run(self, model: nn.Module, candidates: Candidates) -> Tensor:
-        n, batch = len(candidates), candidates.batch
-        size = self.at_once or n
-        parts = [batch] if size >= n else [cut(batch, np.arange(a, min(a + size, n)), n) for a in range(0, n, size)]
-        with aside(model):
-            losses = [self._loss_fn(model, on_device(part, model)) for part in parts]
-            lengths = [min(size, n - at) for at in range(0, n, size)]
-            return torch.cat([_checked(part, k, "loss_fn") for part, k in zip(losses, lengths, strict=True)])
-
-
-def _checked(losses: Any, count: int, who: str) -> Tensor:
-    if isinstance(losses, Tensor) and losses.is_floating_point() and losses.shape == (count,):
-        return losses.detach()
-    found = f"{losses.dtype} of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
-    raise LossError(
-        f"RhoLoss needs one loss per candidate from its {who}.",
-        found=found,
-        expected=f"float losses of shape ({count},)",
-        do="reduce over tokens, not over samples: reduction='none', or per_sample_cross_entropy(logits, labels)",
-    )
-
-
-def _no_reference(ids: NDArray[np.int64]) -> StrategyError:
-    return StrategyError(
-        "RhoLoss finds no reference loss of some candidates in the store.",
-        found=f"no last_loss of {len(ids)} samples, e.g. id {ids[0]}",
-        expected="the reference model's loss of every sample, under the ids of this stream",
-        do="run the reference model over the data once: reference_store.update(ids, loss=losses)",
-    )

@@ -1,0 +1,196 @@
+"""What a step costs with each method, as a ratio to plain training.
+
+    python -m benchmarks.method_cost [--device cpu | cuda] [--sizes 1M 5M] [--repeats 9] [--only NAME]
+
+Plain training is a loop over a DataLoader without this library: forward, backward, AdamW, batches of 16. A method's
+steps and plain ones are timed in turn, a few steps at a time. "Probe alone" is no training: the one forward and
+backward in which a batch shows the products of its gradients with each other and with a target's, over a plain training
+step of as many samples. FilterThenWeight's rows are whole training steps, with all it takes to choose 16 of 16 (100%)
+or 16 of 64 (25%) samples; its target, and Adapt's, has 8 examples and lasts 5 steps, as dear as 80 that last 50.
+
+Peak memory is that of a process of its own which makes nothing but these steps, beyond what it took before there was a
+model: on a GPU what torch allocated there, on a CPU the resident set.
+
+The machine must have nothing else to do. On a GPU, training and probe run under autocast to bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.harness import Spread, machine, paired, save, table
+from benchmarks.method_cost_runs import BOUNDS, METHODS, PARTS, REFRESH, SIZES, Setup, Step, plain
+
+PLAIN = "plain"
+STEPS = REFRESH
+"""Steps timed at once: each time the target is refreshed once."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.method_cost")
+    parser.add_argument("--device", choices=list(SIZES), default="cpu")
+    parser.add_argument("--sizes", nargs="+", help="of the model; all of the device by default")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--only", action="append", choices=list(METHODS), help="this row; may be repeated")
+    parser.add_argument("--no-save", action="store_true", help="print only")
+    options = parser.parse_args(argv)
+    # Weights of a small spread, or past a theory's bound, are no matter here.
+    warnings.filterwarnings("ignore", category=RuntimeWarning)
+    where = where_on(options.device)
+    print(where)
+    start = time.perf_counter()
+    sizes = {size: measure(size, options) for size in options.sizes or SIZES[options.device]}
+    print(f"\n{time.perf_counter() - start:.0f} s")
+    if not options.no_save:
+        name = "method_cost" if options.device == "cpu" else f"method_cost_{options.device}"
+        save(name, {"device": where, "batch": BATCH_NOTE, "sizes": sizes})
+
+
+BATCH_NOTE = "16 samples a step; targets of 8 examples, refreshed every 5 steps"
+
+
+def where_on(device: str) -> str:
+    """What is measured on."""
+    if device == "cpu":
+        return f"{machine()}, {torch.get_num_threads()} thread(s); no GPU"
+    if not torch.cuda.is_available():
+        raise SystemExit("method_cost: there is no GPU here that torch can use; leave out --device cuda")
+    return f"{machine()}, {torch.cuda.get_device_name()}"
+
+
+def measure(size: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All methods at one size, the table printed as it grows and again at the end."""
+    device = options.device
+    names = options.only or list(METHODS)
+    parameters = Setup.of(SIZES[device][size], device).parameters
+    print(f"\n{size}: {parameters / 1e6:.1f} million parameters, context {SIZES[device][size].context}")
+    memory = {name: peak_memory(name, size, device) for name in (PLAIN, *names)}
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        ours, theirs, ratio = time_against_plain(name, size, device, options.repeats)
+        row = {
+            "method": name,
+            "ms": ours,
+            "plain ms": theirs,
+            "time ratio": ratio,
+            "wanted": BOUNDS.get(name),
+            "MiB": memory[name] / 2**20,
+            "memory ratio": memory[name] / memory[PLAIN],
+        }
+        if row["wanted"] is not None and ratio.median > row["wanted"]:
+            row["why"] = why(name, size, device, options.repeats)
+        rows.append(row)
+        print(*cells(row), sep="  ", flush=True)
+    print(f"\nModel of {size}; ratios to plain training:\n{as_table(rows)}")
+    for row in rows:
+        if "why" in row:
+            print(f"\n{row['method']} takes longer than wanted. {explained(row['why'])}")
+    return {"parameters": parameters, "plain MiB": memory[PLAIN] / 2**20, "rows": rows}
+
+
+def time_against_plain(name: str, size: str, device: str, repeats: int) -> tuple[Spread, Spread, Spread]:
+    """Milliseconds of a step, of a plain step, and the ratio, pair by pair."""
+    config = SIZES[device][size]
+    ours, theirs = METHODS[name](Setup.of(config, device)), plain(Setup.of(config, device))
+    return paired(lambda: milliseconds(ours, device), lambda: milliseconds(theirs, device), repeats)
+
+
+def milliseconds(step: Step, device: str, steps: int = STEPS) -> float:
+    """Of one step, on average over a few."""
+    finish(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    finish(device)
+    return (time.perf_counter() - start) / steps * 1e3
+
+
+def finish(device: str) -> None:
+    """Wait for the GPU."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_memory(name: str, size: str, device: str) -> float:
+    """Bytes that some steps of a method take at most, model and optimizer included, in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(peak_here, name, size, device, torch.get_num_threads()).result()
+
+
+def peak_here(name: str, size: str, device: str, threads: int) -> float:
+    """`peak_memory` in this process, which has done nothing else."""
+    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", category=RuntimeWarning)
+    before = 0.0 if device == "cuda" else resident("VmRSS")
+    setup = Setup.of(SIZES[device][size], device)
+    step = plain(setup) if name == PLAIN else METHODS[name](setup)
+    for _ in range(STEPS + 1):
+        step()
+    return float(torch.cuda.max_memory_allocated()) if device == "cuda" else resident("VmHWM") - before
+
+
+def resident(field: str) -> float:
+    """Bytes of this process in memory: now (VmRSS), or at most so far (VmHWM). Linux; nan elsewhere."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((float(row.split()[1]) * 1024 for row in lines if row.startswith(f"{field}:")), float("nan"))
+
+
+def why(name: str, size: str, device: str, repeats: int) -> dict[str, Any]:
+    """What takes the time of a method: its parts, in turns with plain steps, and the profiler's longest entries."""
+    config = SIZES[device][size]
+    parts = {}
+    for part, make in PARTS.get(name, {}).items():
+        ours, theirs = make(Setup.of(config, device)), plain(Setup.of(config, device))
+        _, _, parts[part] = paired(
+            lambda step=ours: milliseconds(step, device),  # type: ignore[misc]
+            lambda step=theirs: milliseconds(step, device),  # type: ignore[misc]
+            repeats,
+        )
+    return {"parts": parts, "longest": longest(METHODS[name](Setup.of(config, device)), device)}
+
+
+def longest(step: Step, device: str, entries: int = 8) -> list[tuple[str, float]]:
+    """The operations that take most of the time, and their shares of it."""
+    step()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+    with profile(activities=activities) as seen:
+        for _ in range(STEPS):
+            step()
+        finish(device)
+    field = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
+    spent = {one.key: float(getattr(one, field)) for one in seen.key_averages()}
+    total = sum(spent.values()) or 1.0
+    return [(key, spent[key] / total) for key in sorted(spent, key=lambda key: -spent[key])[:entries]]
+
+
+def explained(reason: dict[str, Any]) -> str:
+    """The profile as text."""
+    parts = "; ".join(f"{part} {spread} of a plain step" for part, spread in reason["parts"].items())
+    entries = ", ".join(f"{key} {share:.0%}" for key, share in reason["longest"])
+    return f"{parts}{'. ' if parts else ''}Longest: {entries}."
+
+
+def as_table(rows: Sequence[dict[str, Any]]) -> str:
+    headings = ["method", "ms/step (range)", "plain", "time ratio (range)", "wanted", "peak MiB", "memory ratio"]
+    return table(headings, [cells(row) for row in rows])
+
+
+def cells(row: dict[str, Any]) -> list[Any]:
+    wanted = "" if row["wanted"] is None else f"≤ {row['wanted']:g}"
+    memory = [f"{row['MiB']:.0f}", f"{row['memory ratio']:.2f}"]
+    return [row["method"], row["ms"], f"{row['plain ms'].median:.3g}", row["time ratio"], wanted, *memory]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""What `benchmarks.method_cost` measures: a small GPT and, for each method, something that makes one step with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.utils.data import DataLoader
+
+from weighted_stream import (
+    Adapt,
+    FilterThenWeight,
+    InfoBatch,
+    LinUpper,
+    RhoLoss,
+    Similarity,
+    Strategy,
+    Uniform,
+    WeightedStream,
+)
+from weighted_stream.demo.model import GPT, GPTConfig
+from weighted_stream.demo.train import endless, per_sample_loss
+from weighted_stream.probes.factors import send_factors
+from weighted_stream.probes.gradient_layers import Layers
+from weighted_stream.probes.gradients import GradientProbe
+
+SIZES = {
+    "cpu": {
+        "1M": GPTConfig(vocab=512, context=64, layers=4, width=128, heads=4),
+        "5M": GPTConfig(vocab=512, context=64, layers=6, width=256, heads=4),
+    },
+    "cuda": {
+        "1M": GPTConfig(vocab=512, context=512, layers=4, width=128, heads=4),
+        "30M": GPTConfig(vocab=8192, context=512, layers=7, width=512, heads=8),
+        "124M": GPTConfig(vocab=25_000, context=512, layers=12, width=768, heads=12),
+        "350M": GPTConfig(vocab=24_000, context=512, layers=24, width=1024, heads=16),
+    },
+}
+BATCH, ROWS = 16, 1024
+TARGET, REFRESH = 8, 5
+"""Examples of a target, and how many steps their mean lasts; as dear as 80 examples that last 50 steps."""
+
+PROJECTION = (64, 64)
+HEAD = ("head",)
+"""The output layer, by its name in the model."""
+
+Step = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A model in training and rows of tokens to train on.
+
+    Attributes:
+        model: on its device.
+        optimizer: AdamW.
+        rows: (N, T + 1) random tokens, on the host.
+        target: (8, T + 1).
+    """
+
+    model: GPT
+    optimizer: AdamW
+    rows: Tensor
+    target: Tensor
+
+    @classmethod
+    def of(cls, config: GPTConfig, device: str) -> Setup:
+        """A new one, always the same."""
+        draw = torch.Generator().manual_seed(0)
+        rows = torch.randint(1, config.vocab, (ROWS, config.context + 1), generator=draw)
+        model = GPT(config).to(device)
+        optimizer = AdamW(model.parameters(), lr=1e-4, fused=True)
+        return cls(model, optimizer, rows, rows[:TARGET].clone())
+
+    @property
+    def parameters(self) -> int:
+        """How many the model has."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def train(self, losses: Tensor) -> None:
+        """One step of the optimizer."""
+        losses.mean().backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def losses_of(model: nn.Module, batch: Tensor) -> Tensor:
+    """(B,); on a GPU under autocast to bfloat16."""
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        return per_sample_loss(model, batch.to(device, non_blocking=True))
+
+
+def batches(setup: Setup) -> Iterator[Tensor]:
+    """Of a plain DataLoader, epoch after epoch."""
+    rows: Any = setup.rows
+    loader: DataLoader[Tensor] = DataLoader(rows, BATCH, shuffle=True, drop_last=True)
+    while True:
+        yield from loader
+
+
+def plain(setup: Setup) -> Step:
+    """Training without this library."""
+    source = batches(setup)
+    return lambda: setup.train(losses_of(setup.model, next(source)))
+
+
+def weighted(strategy_of: Callable[[Setup], Strategy], setup: Setup) -> Step:
+    """Training with a strategy. The store has losses and similarities, as in the midst of a training."""
+    stream = WeightedStream(list(setup.rows), strategy_of(setup))
+    draw = np.random.default_rng(0)
+    ids = np.arange(ROWS)
+    stream.store.update(ids, loss=draw.random(ROWS, np.float32), similarity=draw.random(ROWS, np.float32))
+    source = endless(stream.loader(batch_size=BATCH, shuffle=True, drop_last=True))
+    next(source)  # its first epoch has no losses for InfoBatch
+
+    def step() -> None:
+        batch, weight = next(source)
+        setup.train(losses_of(setup.model, batch) * weight)
+
+    return step
+
+
+def probe(layers: Layers, projection: tuple[int, int] | None, setup: Setup) -> Step:
+    """One forward and backward for the products of a batch's gradients with each other and with a target's gradient,
+    and nothing else: no training."""
+    made = GradientProbe(setup.model, layers, projection=projection)
+    direction, _ = made.gradient(lambda: losses_of(setup.model, setup.target))
+    source = batches(setup)
+    return lambda: made.products(partial(losses_of, setup.model, next(source)), direction)
+
+
+def bare_probe(layers: Layers, setup: Setup) -> Step:
+    """The same forward and backward without any products: what is left of a probe if these cost nothing."""
+    made = GradientProbe(setup.model, layers)
+    source = batches(setup)
+    return lambda: send_factors(
+        setup.model, made.layers, partial(losses_of, setup.model, next(source)), lambda *_: None, True
+    )
+
+
+def forward_only(setup: Setup) -> Step:
+    """A forward without gradients."""
+    source = batches(setup)
+
+    def step() -> None:
+        with torch.no_grad():
+            losses_of(setup.model, next(source))
+
+    return step
+
+
+def filter_then_weight(
+    budget: float, layers: Layers, projection: tuple[int, int] | None, setup: Setup
+) -> FilterThenWeight:
+    """With a target as dear as it is said above."""
+    return FilterThenWeight(
+        setup.model,
+        setup.optimizer,
+        [setup.target],
+        budget,
+        layers,
+        losses_of,
+        refresh_every=REFRESH,
+        projection=projection,
+    )
+
+
+def similarity(setup: Setup) -> Similarity:
+    """By the scores of the store."""
+    return Similarity(ess=0.7)
+
+
+def adapt(setup: Setup) -> Adapt:
+    """By the states of the training forward."""
+    return Adapt(setup.model, [setup.target[:, :-1]], refresh_every=REFRESH, head="head")
+
+
+def rho_loss(budget: float, setup: Setup) -> RhoLoss:
+    """Losses of a reference model that are known already."""
+    return RhoLoss(setup.model, lambda batch: torch.zeros(len(batch)), losses_of, budget)
+
+
+METHODS: dict[str, Callable[[Setup], Step]] = {
+    "Uniform": partial(weighted, lambda setup: Uniform()),
+    "LinUpper": partial(weighted, lambda setup: LinUpper()),
+    "InfoBatch": partial(weighted, lambda setup: InfoBatch()),
+    "InfoBatch, pruning": partial(weighted, lambda setup: InfoBatch(prune=True)),
+    "Similarity, stored scores": partial(weighted, similarity),
+    "Adapt": partial(weighted, adapt),
+    "RhoLoss, 10%": partial(weighted, partial(rho_loss, 0.1)),
+    "probe alone, head": partial(probe, HEAD, None),
+    "probe alone, all linear": partial(probe, "all", None),
+    "probe alone, all linear, projected": partial(probe, "all", PROJECTION),
+    "FilterThenWeight, 100%, head": partial(weighted, partial(filter_then_weight, 1.0, HEAD, None)),
+    "FilterThenWeight, 100%, all linear": partial(weighted, partial(filter_then_weight, 1.0, "all", None)),
+    "FilterThenWeight, 100%, projected": partial(weighted, partial(filter_then_weight, 1.0, "all", PROJECTION)),
+    "FilterThenWeight, 25%, head": partial(weighted, partial(filter_then_weight, 0.25, HEAD, None)),
+    "FilterThenWeight, 25%, all linear": partial(weighted, partial(filter_then_weight, 0.25, "all", None)),
+    "FilterThenWeight, 25%, projected": partial(weighted, partial(filter_then_weight, 0.25, "all", PROJECTION)),
+}
+"""What makes a step, by the name of its row."""
+
+BOUNDS = {"probe alone, head": 1.1, "probe alone, all linear": 1.5}
+"""The longest a step may take, as a ratio to plain training."""
+
+PARTS: dict[str, dict[str, Callable[[Setup], Step]]] = {
+    "probe alone, head": {"forward": forward_only, "forward and backward": partial(bare_probe, HEAD)},
+    "probe alone, all linear": {"forward": forward_only, "forward and backward": partial(bare_probe, "all")},
+}
+"""What a bounded method is made of, to be timed if it takes longer."""

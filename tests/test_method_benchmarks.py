@@ -1,0 +1,251 @@
+"""The benchmarks of the methods that look at the model: what they count, compare and print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("tokenizers")
+pytest.importorskip("sklearn")
+
+from small_mixture import write_small_mixture
+
+from benchmarks import method_cost, method_cost_runs, selection, selection_runs, weighting_models
+from benchmarks.harness import Spread
+from benchmarks.selection import Row
+from benchmarks.selection_runs import Setting, Task, equal_steps, passes
+from weighted_stream import Candidates, WeightStore
+from weighted_stream.demo.corpus import Corpus
+from weighted_stream.demo.model import Block, GPTConfig
+from weighted_stream.demo.texts import Sample
+
+FTW = Setting("ftw", 0.05)
+SETTINGS = [
+    Setting("random"),
+    Setting("full", 0.25),
+    Setting("top-loss", 0.25),
+    Setting("greats", 0.25),
+    Setting("greats", 0.25, eta="fit"),
+    Setting("ftw", 0.25),
+    Setting("ftw", 0.25, "head"),
+]
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_mixture(tmp_path_factory.mktemp("data"))
+
+
+def test_passes_of_a_step() -> None:
+    # Candidates: 320, 160, 64; the target's 128 examples last 8 steps; 32 tokens each.
+    assert passes(Setting("random")) == 32 * 3 * 16
+    assert passes(Setting("full", 0.1)) == 32 * 3 * 160
+    assert passes(Setting("top-loss", 0.25)) == 32 * (48 + 64)
+    assert passes(FTW) == 32 * (48 + 2 * (320 + 16))
+    assert passes(Setting("ftw", 0.05, "head")) == 32 * (48 + 320 + 16)
+
+
+def test_as_much_compute_is_more_steps_of_what_is_cheaper() -> None:
+    allowed = 100 * passes(FTW)
+    assert equal_steps(Setting("random"), allowed) == 1500
+    assert equal_steps(Setting("full", 0.05), allowed) == 75
+    assert equal_steps(FTW, allowed) == 100
+    assert equal_steps(Setting("full", 0.05), 1.0) == 1
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: f"{setting.method} {setting.layers} {setting.eta}")
+def test_a_run_makes_the_passes_that_it_is_said_to(data_folder: Path, setting: Setting) -> None:
+    steps = selection_runs.REFRESH  # the target's gradient is made once
+    result = selection_runs.run(Task(data_folder, setting, seed=0, steps=steps, size=560))
+    assert result["passes"] == steps * passes(setting)
+    assert result["in the stream"] == pytest.approx(0.125, abs=0.01)
+    assert len(result["chosen"]) == len(result["weight"]) == 4
+    assert result["losses"].keys() > {"report", "choose"}
+    assert all(1.0 < loss < 7.0 for loss in result["losses"].values())
+    if setting.method in ("random", "full", "top-loss"):
+        assert result["chosen"] == pytest.approx(result["weight"])
+        assert result["ess"] == pytest.approx(1.0)
+    else:
+        # The target has words that no other kind of text has.
+        assert np.mean(result["chosen"]) > 0.2
+        assert (result["weight"] != result["chosen"]) == (setting.method == "ftw")
+
+
+def test_the_largest_losses_are_chosen() -> None:
+    losses = torch.tensor([1.0, 5.0, 3.0, 4.0])
+    strategy = selection_runs.TopLoss(torch.nn.Linear(1, 1), lambda model, batch: losses[batch], budget=0.5)
+    candidates = Candidates(np.arange(4), torch.arange(4), 2, 0, WeightStore().get)
+    choice = strategy.choose(candidates)
+    assert choice.places.tolist() == [1, 3]
+    assert choice.weights.tolist() == [1.0, 1.0]
+
+
+def test_text_of_packages_stands_in_for_the_data_sets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kinds = ["reference" if i % 4 == 0 else "readme" for i in range(80)]
+    train = [Sample(f"text number {i} of a stream", kind, "p") for i, kind in enumerate(kinds)]
+    target = [Sample(f"reference {i}", "reference", "p") for i in range(5)]
+    corpus = Corpus(train, target, [Sample("something else", "readme", "p")], target[:3])
+    monkeypatch.setattr(selection_runs, "installed_corpus", lambda seed, size, examples: corpus)
+    data = selection_runs.prepare.__wrapped__(tmp_path, 0, 80)
+    assert data.wanted.tolist() == [kind == "reference" for kind in kinds]
+    assert [len(rows) for rows in (data.rows, data.target, data.held_out["choose"], data.held_out["report"])] == [
+        80,
+        3,
+        2,
+        3,
+    ]
+
+
+def rows_at(label: str, budgets: list[float]) -> list[Row]:
+    return selection.rows_of(budgets, 100, [label])
+
+
+def test_rows_of_equal_steps_and_of_equal_compute() -> None:
+    for row in selection.rows_of([0.05, 0.25], 100, selection.METHODS):
+        if row.equal == "steps" or row.label == selection.COSTLIEST:
+            assert row.steps == 100
+        allowed = 100 * passes(Setting("ftw", row.budget))
+        if row.equal == "compute":
+            assert row.steps * passes(row.setting) == pytest.approx(allowed, abs=passes(row.setting) / 2)
+    one, other = (row.setting for row in rows_at("random", [0.05, 0.25]) if row.equal == "steps")
+    assert one == other  # the same runs stand in every table
+
+
+def results_with(losses: dict[tuple[str, float], dict[float, float]]) -> selection.Results:
+    """Runs of equal steps, of seed 1000: (method, budget) -> rate -> loss to choose on."""
+    return {
+        (Setting(method, budget, rate=rate), 100, 1000): {"losses": {"choose": loss, "report": -loss}}  # type: ignore[arg-type]
+        for (method, budget), by_rate in losses.items()
+        for rate, loss in by_rate.items()
+    }
+
+
+def test_rates_are_chosen_on_other_texts_than_those_reported() -> None:
+    low, middle, *more = selection.RATES
+    assert {(s.rate, s.eta) for s in rows_at("GREATS", [0.1])[0].grid()} == {
+        (rate, eta) for rate in selection.RATES for eta in ("rate", "fit")
+    }
+    tried = {low: 3.0, middle: 2.0} | dict.fromkeys(more, 4.0)
+    results = results_with({("ftw", 0.1): tried, ("random", 1.0): {**tried, low: 1.0}})
+    ours, random = rows_at("Filter-then-Weight", [0.05])[0], rows_at("random", [0.05])[0]
+    assert selection.tuned(ours, results, [1000]) == Setting("ftw", 0.05, rate=middle)
+    assert selection.tuned(random, results, [1000]) == Setting("random", rate=low)
+
+
+def measured(method: str, report: list[float], budget: float = 1.0) -> list[dict[str, Any]]:
+    setting = {"method": method, "budget": budget, "layers": "all", "rate": 0.01}
+    same = {"chosen": [0.5, 0.3], "weight": [0.6, 0.4], "ess": 0.9, "passes": 2e6, "seconds": 1.0, "fallbacks": 0}
+    losses = [{"report": loss, "choose": 9.0, "a": 4.0, "b": 5.0} for loss in report]
+    return [{"setting": setting, "seed": seed, "steps": 10, "losses": loss, **same} for seed, loss in enumerate(losses)]
+
+
+def test_tables_compare_with_random_seed_by_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    ours, random = rows_at("Filter-then-Weight", [0.05])[0], rows_at("random", [0.05])[0]
+    figures = [
+        selection.figure(random, measured("random", [4.0, 3.0])),
+        selection.figure(ours, measured("ftw", [3.5, 3.1], 0.05)),
+    ]
+    selection.compare(figures)
+    selection.print_tables(figures)
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    cells = {line[0]: [cell.strip() for cell in line if cell.strip()] for line in lines}
+    assert cells["Filter-then-Weight"][1:] == (
+        ["100", "0.01", "3.300", "0.283", "1 of 2", "4.500", "0.000", "0.40", "0.50", "0.90", "2.00", "1.0"]
+    )
+    assert cells["random"][3:5] == ["3.500", "0.707"]
+    assert ["Budget 5%, equal steps:"] in lines
+
+
+def test_kept_runs_are_not_made_again(tmp_path: Path) -> None:
+    result = measured("ftw", [3.5], 0.05)[0]
+    (tmp_path / "runs").write_text(json.dumps(result) + "\n")
+    assert selection.kept(tmp_path / "runs") == {(Setting("ftw", 0.05), 10, 0): result}
+    assert selection.kept(tmp_path / "none") == {}
+    assert selection.kept(None) == {}
+
+
+@pytest.fixture(scope="module")
+def digit_runs() -> dict[str, dict[str, Any]]:
+    names = ["uniform", "RhoLoss", "FilterThenWeight", "oracle: no label drawn"]
+    return {name: weighting_models.figures_of([weighting_models.run(name, 0, 60)]) for name in names}
+
+
+def test_the_share_of_weight_on_labels_drawn_at_random(digit_runs: dict[str, dict[str, Any]]) -> None:
+    shares = {name: row["share at first"].median for name, row in digit_runs.items() if row["share at first"]}
+    assert shares["uniform"] == pytest.approx(0.4, abs=0.05)
+    assert shares["FilterThenWeight"] < 0.3
+    assert shares["RhoLoss"] < 0.3
+    assert "oracle: no label drawn" not in shares
+    assert [len(row["runs"][0]["shares"]) for row in digit_runs.values()] == [2, 2, 2, 0]
+    assert all(0.3 < row["end"].median <= row["picked"].high <= 1 for row in digit_runs.values())
+
+
+def test_the_table_and_picture_of_shares(digit_runs: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    lines = weighting_models.as_table(digit_runs).splitlines()
+    assert [line.split("  ")[0] for line in lines[2:]] == list(digit_runs)
+    weighting_models.draw(digit_runs, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_clean_rows_are_in_one_set_only() -> None:
+    data = weighting_models.Data.of(0)
+    sets = [data.train[0], data.told[0], data.pick[0], data.test[0]]
+    assert [len(rows) for rows in sets] == [1197, 100, 100, 400]
+    assert len(weighting_models.ORACLES["uniform, the clean rows added"](data)[0]) == 1297
+    assert len(weighting_models.ORACLES["oracle: no label drawn"](data)[0]) == int((~data.drawn).sum())
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GPTConfig(vocab=32, context=8, layers=1, width=16, heads=2)
+    monkeypatch.setitem(method_cost_runs.SIZES["cpu"], "tiny", config)
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("name", method_cost_runs.METHODS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_every_method_makes_steps(name: str) -> None:
+    setup = method_cost_runs.Setup.of(method_cost_runs.SIZES["cpu"]["tiny"], "cpu")
+    before = [p.detach().clone() for p in setup.model.parameters()]
+    step = method_cost_runs.METHODS[name](setup)
+    for _ in range(method_cost_runs.REFRESH + 1):
+        step()
+    moved = any(not torch.equal(a, b) for a, b in zip(before, setup.model.parameters(), strict=True))
+    assert moved == (not name.startswith("probe"))
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_row_of_the_costs() -> None:
+    name = "probe alone, all linear"
+    ours, theirs, ratio = method_cost.time_against_plain(name, "tiny", "cpu", repeats=1)
+    assert ratio.median == pytest.approx(ours.median / theirs.median)
+    assert method_cost.peak_here(method_cost.PLAIN, "tiny", "cpu", 1) >= 0
+    reason = method_cost.why(name, "tiny", "cpu", repeats=1)
+    assert reason["parts"].keys() == {"forward", "forward and backward"}
+    shares = [share for _, share in reason["longest"]]
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) <= 1
+    assert "of a plain step" in method_cost.explained(reason)
+    row = {"method": name, "ms": ours, "plain ms": theirs, "time ratio": Spread(1.2, 1.1, 1.3)}
+    row |= {"wanted": 1.5, "MiB": 10.0, "memory ratio": 2.0}
+    assert method_cost.as_table([row]).splitlines()[2].endswith("1.2 (1.1–1.3)       ≤ 1.5   10        2.00")
+
+
+def test_bounds_and_parts_are_of_methods_that_are_measured() -> None:
+    assert method_cost_runs.BOUNDS.keys() <= method_cost_runs.METHODS.keys()
+    assert method_cost_runs.PARTS.keys() <= method_cost_runs.BOUNDS.keys()
+
+
+@pytest.mark.parametrize("size", ["1M", "30M", "124M", "350M"])
+def test_sizes_are_what_they_are_called(size: str) -> None:
+    config = method_cost_runs.SIZES["cuda"][size]
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in Block(config).parameters()) * config.layers
+    # Beside the blocks, tokens and head.
+    assert parameters + 2 * config.vocab * config.width == pytest.approx(float(size.rstrip("M")) * 1e6, rel=0.1)

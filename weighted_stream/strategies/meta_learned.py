@@ -1,0 +1,207 @@
+"""What `DataWeightingModel` and `MetaWeightNet` have in common: a small network that learns how to weigh.
+
+Its parameters are called psi. It learns from the effect that one step on a batch has on a target, see `LookAhead`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weighted_stream.errors import StateError, StrategyError
+from weighted_stream.probes.data_parallel import average
+from weighted_stream.probes.look_ahead import LookAhead
+from weighted_stream.selection import cut
+from weighted_stream.signals import Signals
+from weighted_stream.state import check_keys, copied
+from weighted_stream.strategies.base import Strategy
+from weighted_stream.strategies.seen import places_of
+
+SMALLEST = 1e-15
+"""Adam's eps for psi: its gradients are products of small numbers, of which only the direction counts."""
+
+
+LEARNED = ("psi", "adam", "counted", "target")
+"""What the state of every such strategy holds."""
+
+
+def outer_loss(weights: Tensor, helps: Tensor) -> Tensor:
+    """``-1/M sum_i a_i w_i(psi)``: its gradient is that of ``L_val(theta'(psi))``, divided by eta.
+
+    ``grad_psi L_val(theta') = -eta/M sum_i <P grad L_val(theta'), grad l_i> grad_psi w_i`` (arXiv 2507.16178,
+    1902.07379). Samples whose ``a_i`` is not finite have no say.
+
+    Args:
+        weights: w, (M,), with their graph.
+        helps: a, (M,), see `Effect`.
+
+    Example:
+        >>> outer_loss(torch.tensor([1.5, 0.5]), torch.tensor([2.0, 1.0]))
+        tensor(-1.7500)
+    """
+    return -(weights * torch.where(helps.isfinite(), helps, 0.0)).mean()
+
+
+class MetaLearned(Strategy):
+    """Weights by a network that learns from a target while the model trains.
+
+    Args:
+        network: features (M, F) -> weights (M,), which average 1 or need not.
+        ahead: tells the effect of a step; None: the network never learns.
+        lr: of psi's Adam.
+        weight_decay: of psi's Adam.
+    """
+
+    joint = True
+    remedy = "The network may not have learned yet, or its target tells the samples of a batch in no way apart."
+
+    def __init__(self, network: nn.Module, ahead: LookAhead | None, lr: float, weight_decay: float = 0.0) -> None:
+        self._network, self._ahead = network, ahead
+        self._psi = dict(network.named_parameters())
+        self._adam = torch.optim.Adam(
+            self._psi.values(), lr=lr, weight_decay=weight_decay, eps=SMALLEST, foreach=False, fused=False
+        )
+        self._batches = self._updates = self._not_finite = 0
+        self.keeps_samples = ahead is not None
+
+    @property
+    def updates_made(self) -> int:
+        """How often the network was updated."""
+        return self._updates
+
+    @property
+    def not_finite(self) -> int:
+        """How many samples had an effect that was not finite, and no say in an update."""
+        return self._not_finite
+
+    def weights(self, signals: Signals) -> Tensor:
+        """(B,) float32; on a batch that is due, by the network as it is after learning from that batch.
+
+        Raises:
+            LossError: if there are no losses yet, or ``loss_fn`` does not give one per sample.
+            StrategyError: if the network shall learn, and the samples themselves are not known.
+        """
+        losses = self.losses(signals)
+        with torch.autocast(losses.device.type, enabled=False):
+            features = self._features(signals)
+            self._settle(features.device)
+            if self._is_new(signals):
+                if self._is_due():
+                    self._learn(signals, features)
+                self._batches += 1
+                signals.scratch[self, "weighed"] = True  # a batch that is run again is not learned from again
+            with torch.no_grad():
+                weights: Tensor = self._network(features)
+        return weights.to(losses.device)
+
+    def _is_new(self, signals: Signals) -> bool:
+        """Whether this batch has not been weighed before."""
+        return (self, "weighed") not in signals.scratch
+
+    @abstractmethod
+    def _features(self, signals: Signals) -> Tensor:
+        """What the network sees of these samples, (B, F), detached float32."""
+
+    @abstractmethod
+    def _is_due(self) -> bool:
+        """Whether to learn from the batch that comes after ``_batches`` others."""
+
+    def _learn(self, signals: Signals, features: Tensor) -> None:
+        """One update of psi by the effect of a step on this batch."""
+        assert self._ahead is not None
+        samples = self._samples(signals)
+        with torch.set_grad_enabled(True):
+            weights = self._network(features)
+            helps = self._ahead.effect(samples, weights.detach()).helps
+            loss = outer_loss(weights, helps.to(weights))
+            gradients = torch.autograd.grad(loss, list(self._psi.values()))
+        average(self._ahead.group, gradients)
+        for parameter, gradient in zip(self._psi.values(), gradients, strict=True):
+            parameter.grad = gradient
+        self._adam.step()
+        self._adam.zero_grad()
+        self._updates += 1
+        self._not_finite += int((~helps.isfinite()).sum())
+
+    def _samples(self, signals: Signals) -> Any:
+        """The batch as handed over; without those whose losses are not finite."""
+        if signals.samples is None:
+            raise StrategyError(
+                f"{type(self).__name__} learns from the samples of this batch, and does not know them.",
+                found="a DataLoader of your own around the stream, or ids that no loader of it handed over lately",
+                expected="batches of stream.loader(...), in the process of the stream",
+                do="let stream.loader(...) make the loader; a trained DataWeightingModel works with frozen=True",
+            )
+        places = places_of(signals)
+        asked = places if signals.asked is None else signals.asked
+        return signals.samples if len(places) == len(asked) else cut(signals.samples, places, len(asked))
+
+    def _settle(self, device: torch.device) -> None:
+        """Psi and its Adam's state, on the device of the features."""
+        if next(iter(self._psi.values())).device != device:
+            self._network.to(device)
+            for state in self._adam.state.values():
+                state.update({name: state[name].to(device) for name in ("exp_avg", "exp_avg_sq")})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Psi and its Adam's state, and how far it has come: in batches, updates and the target."""
+        moments = {
+            name: {key: copied(value) for key, value in self._adam.state[parameter].items()}
+            for name, parameter in self._psi.items()
+            if parameter in self._adam.state
+        }
+        return {
+            "psi": {name: copied(parameter) for name, parameter in self._psi.items()},
+            "adam": moments,
+            "counted": [self._batches, self._updates, self._not_finite],
+            "target": 0 if self._ahead is None else self._ahead.position,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there: the same weights, and the same updates, as where it was taken.
+
+        Raises:
+            StateError: for a state of another kind of strategy, or of a network of another size.
+        """
+        who = type(self).__name__
+        check_keys(f"{who}'s state", state, LEARNED)
+        load_psi(self._network, state["psi"], who)
+        if state["adam"]:
+            check_keys(f"the Adam state of {who}", state["adam"], self._psi)
+        self._adam.state.clear()
+        for name, kept in state["adam"].items():
+            check_keys(f"the Adam state of {name}", kept, ("step", "exp_avg", "exp_avg_sq"))
+            self._adam.state[self._psi[name]] = {
+                "step": torch.as_tensor(kept["step"]).clone(),
+                **{key: kept[key].to(self._psi[name], copy=True) for key in ("exp_avg", "exp_avg_sq")},
+            }
+        self._batches, self._updates, self._not_finite = map(int, state["counted"])
+        if self._ahead is not None:
+            self._ahead.position = int(state["target"])
+
+
+def load_psi(network: nn.Module, values: Mapping[str, Any], who: str) -> None:
+    """Give a network these parameters.
+
+    Raises:
+        StateError: if they are not those of such a network.
+    """
+    psi = dict(network.named_parameters())
+    check_keys(f"the network of {who}", values, psi)
+    for name, parameter in psi.items():
+        given = values[name]
+        if not isinstance(given, Tensor) or given.shape != parameter.shape or not bool(given.isfinite().all()):
+            found = f"{name} {tuple(given.shape)}" if isinstance(given, Tensor) else f"{name}: {type(given).__name__}"
+            raise StateError(
+                f"These are not the parameters of a network like that of this {who}.",
+                found=found,
+                expected=f"finite floats {tuple(parameter.shape)}",
+                do="make it with the options it was saved with (width, layers, anchors)",
+            )
+    with torch.no_grad():
+        for name, parameter in psi.items():
+            parameter.copy_(values[name])
