@@ -26,6 +26,8 @@ from weighted_stream import (
     WeightedStream,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:A weight of .* passes the 2:RuntimeWarning")
+
 ROWS, BATCH = 160, 8
 DATA = [
     (x, y) for x, y in zip(torch.randn(ROWS, 5, generator=torch.manual_seed(1)), torch.arange(ROWS) % 3, strict=True)
@@ -89,7 +91,7 @@ def test_a_fresh_strategy_goes_on(name: str, after: int) -> None:
     first.steps(batches[:after])
     second = Training(name)
     second.model.load_state_dict(first.model.state_dict())
-    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.optimizer.load_state_dict(kept(first.optimizer.state_dict()))
     second.stream.store.update(range(ROWS), similarity=torch.linspace(-1, 1, ROWS).numpy())
     rest = list(second.stream.loader(batch_size=BATCH))[after:]
     second.strategy.load_state_dict(kept(first.strategy.state_dict()))
