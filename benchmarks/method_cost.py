@@ -6,7 +6,8 @@ Plain training is a loop over a DataLoader without this library: forward, backwa
 steps and plain ones are timed in turn, a few steps at a time. "Probe alone" is no training: the one forward and
 backward in which a batch shows the products of its gradients with each other and with a target's, over a plain training
 step of as many samples. FilterThenWeight's rows are whole training steps, with all it takes to choose 16 of 16 (100%)
-or 16 of 64 (25%) samples; its target, and Adapt's, has 8 examples and lasts 5 steps, as dear as 80 that last 50.
+or 16 of 64 (25%) samples; its target, and Adapt's, has 8 examples and lasts 5 steps, as dear as 80 that last 50. The
+Data Weighting Model learns on 1 of 25 batches, as by default; Meta-Weight-Net on each, as published.
 
 Peak memory is that of a process of its own which makes nothing but these steps, beyond what it took before there was a
 model: on a GPU what torch allocated there, on a CPU the resident set.
@@ -29,11 +30,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import Spread, machine, paired, save, table
-from benchmarks.method_cost_runs import BOUNDS, METHODS, PARTS, REFRESH, SIZES, Setup, Step, plain
+from benchmarks.method_cost_runs import BOUNDS, METHODS, PARTS, REFRESH, SIZES, STEPS, Setup, Step, plain
 
 PLAIN = "plain"
-STEPS = REFRESH
-"""Steps timed at once: each time the target is refreshed once."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         save(name, {"device": where, "batch": BATCH_NOTE, "sizes": sizes})
 
 
-BATCH_NOTE = "16 samples a step; targets of 8 examples, refreshed every 5 steps"
+BATCH_NOTE = "16 samples a step; targets of 8 examples, refreshed every 5 steps; DWM learns on 1 of 25 batches"
 
 
 def where_on(device: str) -> str:
@@ -102,11 +101,12 @@ def time_against_plain(name: str, size: str, device: str, repeats: int) -> tuple
     """Milliseconds of a step, of a plain step, and the ratio, pair by pair."""
     config = SIZES[device][size]
     ours, theirs = METHODS[name](Setup.of(config, device)), plain(Setup.of(config, device))
-    return paired(lambda: milliseconds(ours, device), lambda: milliseconds(theirs, device), repeats)
+    steps = STEPS.get(name, REFRESH)
+    return paired(lambda: milliseconds(ours, device, steps), lambda: milliseconds(theirs, device, steps), repeats)
 
 
-def milliseconds(step: Step, device: str, steps: int = STEPS) -> float:
-    """Of one step, on average over a few."""
+def milliseconds(step: Step, device: str, steps: int = REFRESH) -> float:
+    """Of one step, on average over a few: so many that what comes now and then comes once."""
     finish(device)
     start = time.perf_counter()
     for _ in range(steps):
@@ -134,7 +134,7 @@ def peak_here(name: str, size: str, device: str, threads: int) -> float:
     before = 0.0 if device == "cuda" else resident("VmRSS")
     setup = Setup.of(SIZES[device][size], device)
     step = plain(setup) if name == PLAIN else METHODS[name](setup)
-    for _ in range(STEPS + 1):
+    for _ in range(STEPS.get(name, REFRESH) + 1):
         step()
     return float(torch.cuda.max_memory_allocated()) if device == "cuda" else resident("VmHWM") - before
 
@@ -157,15 +157,18 @@ def why(name: str, size: str, device: str, repeats: int) -> dict[str, Any]:
             lambda step=theirs: milliseconds(step, device),  # type: ignore[misc]
             repeats,
         )
-    return {"parts": parts, "longest": longest(METHODS[name](Setup.of(config, device)), device)}
+    return {
+        "parts": parts,
+        "longest": longest(METHODS[name](Setup.of(config, device)), device, STEPS.get(name, REFRESH)),
+    }
 
 
-def longest(step: Step, device: str, entries: int = 8) -> list[tuple[str, float]]:
+def longest(step: Step, device: str, steps: int, entries: int = 8) -> list[tuple[str, float]]:
     """The operations that take most of the time, and their shares of it."""
     step()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with profile(activities=activities) as seen:
-        for _ in range(STEPS):
+        for _ in range(steps):
             step()
         finish(device)
     field = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"

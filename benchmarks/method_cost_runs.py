@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from weighted_stream import (
     Adapt,
     FilterThenWeight,
+    Greats,
     InfoBatch,
     LinUpper,
     RhoLoss,
@@ -29,6 +30,8 @@ from weighted_stream.demo.train import endless, per_sample_loss
 from weighted_stream.probes.factors import send_factors
 from weighted_stream.probes.gradient_layers import Layers
 from weighted_stream.probes.gradients import GradientProbe
+from weighted_stream.strategies.data_weighting_model import DataWeightingModel
+from weighted_stream.strategies.meta_weight_net import MetaWeightNet
 
 SIZES = {
     "cpu": {
@@ -45,6 +48,9 @@ SIZES = {
 BATCH, ROWS = 16, 1024
 TARGET, REFRESH = 8, 5
 """Examples of a target, and how many steps their mean lasts; as dear as 80 examples that last 50 steps."""
+
+STAGE = 25
+"""Batches of a stage of the Data Weighting Model; it learns on the first."""
 
 PROJECTION = (64, 64)
 HEAD = ("head",)
@@ -172,6 +178,33 @@ def filter_then_weight(
     )
 
 
+def greats(budget: float, setup: Setup) -> Greats:
+    """With the same target."""
+    return Greats(setup.model, [setup.target], budget, loss_fn=losses_of, refresh_every=REFRESH)
+
+
+def meta_weight_net(every: int, setup: Setup) -> MetaWeightNet:
+    """With target batches as large as the others."""
+    return MetaWeightNet(setup.model, [setup.rows[:BATCH]], setup.optimizer, loss_fn=losses_of, every=every)
+
+
+def data_weighting_model(setup: Setup) -> DataWeightingModel:
+    """Learning on 1 of 25 batches, with 16 anchors that last as long: by default it is 40 of 1,000, and 32 that last
+    50."""
+    return DataWeightingModel(
+        setup.model,
+        [setup.rows[:BATCH]],
+        setup.optimizer,
+        loss_fn=losses_of,
+        stages=10**6,
+        stage_steps=STAGE,
+        updates=1,
+        anchors=16,
+        refresh_every=STAGE,
+        head="head",
+    )
+
+
 def similarity(setup: Setup) -> Similarity:
     """By the scores of the store."""
     return Similarity(ess=0.7)
@@ -194,6 +227,9 @@ METHODS: dict[str, Callable[[Setup], Step]] = {
     "InfoBatch, pruning": partial(weighted, lambda setup: InfoBatch(prune=True)),
     "Similarity, stored scores": partial(weighted, similarity),
     "Adapt": partial(weighted, adapt),
+    "MetaWeightNet": partial(weighted, partial(meta_weight_net, 1)),
+    "MetaWeightNet, every 5": partial(weighted, partial(meta_weight_net, 5)),
+    "DataWeightingModel": partial(weighted, data_weighting_model),
     "RhoLoss, 10%": partial(weighted, partial(rho_loss, 0.1)),
     "probe alone, head": partial(probe, HEAD, None),
     "probe alone, all linear": partial(probe, "all", None),
@@ -201,14 +237,18 @@ METHODS: dict[str, Callable[[Setup], Step]] = {
     "FilterThenWeight, 100%, head": partial(weighted, partial(filter_then_weight, 1.0, HEAD, None)),
     "FilterThenWeight, 100%, all linear": partial(weighted, partial(filter_then_weight, 1.0, "all", None)),
     "FilterThenWeight, 100%, projected": partial(weighted, partial(filter_then_weight, 1.0, "all", PROJECTION)),
+    "Greats, 25%, all linear": partial(weighted, partial(greats, 0.25)),
     "FilterThenWeight, 25%, head": partial(weighted, partial(filter_then_weight, 0.25, HEAD, None)),
     "FilterThenWeight, 25%, all linear": partial(weighted, partial(filter_then_weight, 0.25, "all", None)),
     "FilterThenWeight, 25%, projected": partial(weighted, partial(filter_then_weight, 0.25, "all", PROJECTION)),
 }
 """What makes a step, by the name of its row."""
 
-BOUNDS = {"probe alone, head": 1.1, "probe alone, all linear": 1.5}
+BOUNDS = {"probe alone, head": 1.1, "probe alone, all linear": 1.5, "DataWeightingModel": 1.15}
 """The longest a step may take, as a ratio to plain training."""
+
+STEPS = {"DataWeightingModel": STAGE}
+"""How many steps are timed at once, if not 5: whole stages."""
 
 PARTS: dict[str, dict[str, Callable[[Setup], Step]]] = {
     "probe alone, head": {"forward": forward_only, "forward and backward": partial(bare_probe, HEAD)},

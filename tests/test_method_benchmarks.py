@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ pytest.importorskip("sklearn")
 
 from small_mixture import write_small_mixture
 
-from benchmarks import method_cost, method_cost_runs, selection, selection_runs, weighting_models
+from benchmarks import digits_runs, method_cost, method_cost_runs, selection, selection_runs, weighting_models
 from benchmarks.harness import Spread
 from benchmarks.selection import Row
 from benchmarks.selection_runs import Setting, Task, equal_steps, passes
@@ -169,36 +170,87 @@ def test_kept_runs_are_not_made_again(tmp_path: Path) -> None:
     assert selection.kept(None) == {}
 
 
+SHORT = ["uniform", "RhoLoss", "GREATS", "Filter-then-Weight", "Meta-Weight-Net", "DWM", "oracle: no label drawn"]
+
+
 @pytest.fixture(scope="module")
-def digit_runs() -> dict[str, dict[str, Any]]:
-    names = ["uniform", "RhoLoss", "FilterThenWeight", "oracle: no label drawn"]
-    return {name: weighting_models.figures_of([weighting_models.run(name, 0, 60)]) for name in names}
+def digit_rows() -> dict[str, dict[str, Any]]:
+    methods = {name: digits_runs.METHODS[name] for name in SHORT}
+    return {
+        name: weighting_models.figures_of([digits_runs.run(method, method.grid[0], 0, 60)])
+        for name, method in methods.items()
+    }
 
 
-def test_the_share_of_weight_on_labels_drawn_at_random(digit_runs: dict[str, dict[str, Any]]) -> None:
-    shares = {name: row["share at first"].median for name, row in digit_runs.items() if row["share at first"]}
+def test_the_share_of_weight_on_labels_drawn_at_random(digit_rows: dict[str, dict[str, Any]]) -> None:
+    shares = {name: row["share at first"].median for name, row in digit_rows.items() if row["share at first"]}
+    assert shares.keys() == digit_rows.keys() - {"oracle: no label drawn"}
     assert shares["uniform"] == pytest.approx(0.4, abs=0.05)
-    assert shares["FilterThenWeight"] < 0.3
-    assert shares["RhoLoss"] < 0.3
-    assert "oracle: no label drawn" not in shares
-    assert [len(row["runs"][0]["shares"]) for row in digit_runs.values()] == [2, 2, 2, 0]
-    assert all(0.3 < row["end"].median <= row["picked"].high <= 1 for row in digit_runs.values())
+    assert all(shares[name] < 0.3 for name in ("RhoLoss", "GREATS", "Filter-then-Weight"))
+    assert shares["DWM"] < shares["uniform"]
+    assert {len(row["runs"][0]["shares"]) for name, row in digit_rows.items() if name in shares} == {2}
+    assert all(0.3 < row["end"].median <= 1 for row in digit_rows.values())
 
 
-def test_the_table_and_picture_of_shares(digit_runs: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_the_table_and_picture_of_shares(digit_rows: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    lines = weighting_models.as_table(digit_runs).splitlines()
-    assert [line.split("  ")[0] for line in lines[2:]] == list(digit_runs)
-    weighting_models.draw(digit_runs, tmp_path / "a.png")
+    lines = weighting_models.as_table(digit_rows).splitlines()
+    assert [line.split("  ")[0] for line in lines[2:]] == list(digit_rows)
+    weighting_models.draw(digit_rows, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_rows_are_compared_with_uniform_training_of_the_same_model() -> None:
+    rows = {
+        name: {"runs": [{"end": end} for end in ends]}
+        for name, ends in {
+            "uniform": [0.5, 0.6],
+            "DWM": [0.6, 0.6],
+            "twice the width: uniform": [0.7, 0.5],
+            "twice the width: DWM learned there": [0.6, 0.4],
+        }.items()
+    }
+    assert [weighting_models.above(rows, name) for name in rows] == ["", "1 of 2", "", "0 of 2"]
+
+
+def test_options_are_chosen_on_rows_to_pick_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = digits_runs.Method(digits_runs.uniform, grid=({"lr": 1}, {"lr": 2}))
+    picks = {(1, 5): 0.9, (1, 6): 0.5, (2, 5): 0.8, (2, 6): 0.8}
+    monkeypatch.setattr(
+        weighting_models,
+        "run",
+        lambda method, options, seed, steps: {"pick": picks[options["lr"], seed], "end": -picks[options["lr"], seed]},
+    )
+    assert weighting_models.chosen(method, 10, seeds=[5, 6]) == {"lr": 2}
+    assert weighting_models.chosen(method, 10, seeds=[5]) == {"lr": 1}
+
+
+def test_a_weighting_model_goes_over_to_a_wider_model() -> None:
+    method = digits_runs.METHODS["twice the width: DWM of the narrow model, frozen"]
+    made: list[Any] = []
+
+    def make(begun: digits_runs.Beginning, **options: Any) -> Any:
+        made.append((begun.model, method.make(begun, **options)))
+        return made[0][1]
+
+    result = digits_runs.run(dataclasses.replace(method, make=make), {"always": True, "lr": 3e-3}, 0, 50)
+    model, strategy = made[0]
+    assert model[0].out_features == 2 * digits_runs.WIDTH
+    assert strategy.frozen
+    assert strategy.updates_made == 0
+    assert abs(result["shares"][0] - 0.4) > 0.02  # it weighs from the first step on
+
+
 def test_clean_rows_are_in_one_set_only() -> None:
-    data = weighting_models.Data.of(0)
+    data = digits_runs.Data.of(0)
     sets = [data.train[0], data.told[0], data.pick[0], data.test[0]]
     assert [len(rows) for rows in sets] == [1197, 100, 100, 400]
-    assert len(weighting_models.ORACLES["uniform, the clean rows added"](data)[0]) == 1297
-    assert len(weighting_models.ORACLES["oracle: no label drawn"](data)[0]) == int((~data.drawn).sum())
+    rows = {name: len(method.rows(data)[0]) for name, method in digits_runs.METHODS.items() if method.rows}
+    assert rows == {
+        "uniform, the clean rows added": 1297,
+        "the 100 clean rows alone": 100,
+        "oracle: no label drawn": int((~data.drawn).sum()),
+    }
 
 
 @pytest.fixture
@@ -240,6 +292,7 @@ def test_a_row_of_the_costs() -> None:
 def test_bounds_and_parts_are_of_methods_that_are_measured() -> None:
     assert method_cost_runs.BOUNDS.keys() <= method_cost_runs.METHODS.keys()
     assert method_cost_runs.PARTS.keys() <= method_cost_runs.BOUNDS.keys()
+    assert method_cost_runs.STEPS.keys() <= method_cost_runs.METHODS.keys()
 
 
 @pytest.mark.parametrize("size", ["1M", "30M", "124M", "350M"])
