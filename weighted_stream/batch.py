@@ -22,14 +22,16 @@ class Batch:
         ids: (B,) int64.
         step: the batch's number, given at its first feedback.
         chosen: the weights (B,) float32 that the samples were chosen with; None: they are weighed at their feedback.
+        groups: the names of the samples' groups, B of them, until the store knows; None: nothing to be told.
         samples: the batch as it was handed over, if the strategy looks at it; else None.
         scratch: see `Signals`.
     """
 
-    __slots__ = ("_counted", "_weights", "chosen", "ids", "samples", "scratch", "step")
+    __slots__ = ("_counted", "_weights", "chosen", "groups", "ids", "samples", "scratch", "step")
 
     def __init__(self, ids: NDArray[np.int64], chosen: Tensor | None = None, samples: Any = None) -> None:
         self.ids = ids
+        self.groups: list[str] | None = None
         self.chosen = chosen
         self.samples = samples
         self.step: int | None = None

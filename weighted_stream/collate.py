@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from weighted_stream.errors import SampleIdError, SourceError
+from weighted_stream.groups import GroupFn, groups_of
 from weighted_stream.sources.ids import content_id
 
 SAMPLE_ID = "sample_id"
@@ -26,13 +27,30 @@ class TagCollate:
         collate_fn: the user's, given the bare samples.
         as_dict: put the id into each dict sample first, so that a collate function may even reorder them.
         check_ids: refuse two different samples with one id in a batch; for ids that came from the user.
+        group_fn: names the group of a sample: then `SampleGroups` come third.
+        own_batches: whether the dataset makes its batches itself.
     """
 
-    def __init__(self, collate_fn: Callable[[Any], Any], as_dict: bool = False, check_ids: bool = False) -> None:
+    def __init__(
+        self,
+        collate_fn: Callable[[Any], Any],
+        as_dict: bool = False,
+        check_ids: bool = False,
+        group_fn: GroupFn | None = None,
+        own_batches: bool = False,
+    ) -> None:
         self.collate_fn, self.as_dict, self.check_ids = collate_fn, as_dict, check_ids
+        self.group_fn, self.own_batches = group_fn, own_batches
 
     def __call__(self, items: Any) -> Any:
         """Collate what the dataset gave: a list of ``(id, sample)``, or ``(ids, samples)`` of a whole batch."""
+        if self.group_fn is None:
+            return self._collated(items)
+        ids, samples = items if type(items) is tuple else ([i for i, _ in items], [sample for _, sample in items])
+        groups = groups_of(self.group_fn, ids, samples, self.own_batches)  # first: a collate function may write to them
+        return *self._collated(items), groups
+
+    def _collated(self, items: Any) -> tuple[Any, Any]:
         if type(items) is tuple:
             ids, samples = items
         else:

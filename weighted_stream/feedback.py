@@ -9,6 +9,7 @@ import math
 import os
 import uuid
 import warnings
+from collections.abc import Sequence
 from threading import RLock
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from weighted_stream.batch import Batch, Positions
 from weighted_stream.errors import StrategyError, UnboundError, WindowError
+from weighted_stream.groups import SampleGroups
 from weighted_stream.loss_checks import Latest, check_ids, check_losses
 from weighted_stream.signals import Signals
 from weighted_stream.strategies.base import Strategy
@@ -33,14 +35,21 @@ _live: WeakValueDictionary[str, Feedback] = WeakValueDictionary()
 class Memory(Protocol):
     """What the feedback needs of a store."""
 
+    @property
+    def groups(self) -> Sequence[str]:
+        """The names of the groups, by number."""
+
     def get(self, ids: Any) -> dict[str, NDArray[Any]]:
         """The records of these ids."""
 
     def record(self, ids: Any, loss: Any, weight: Any = None, *, step: int) -> None:
         """Remember the losses and weights of a batch."""
 
-    def update(self, ids: Any, *, weight: Any = None, step: int | None = None) -> None:
+    def update(self, ids: Any, *, weight: Any = None, group: Any = None, step: int | None = None) -> None:
         """Remember samples that have no loss."""
+
+    def group_numbers(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """The numbers of groups; new names get one."""
 
     def stats(self) -> dict[str, float]:
         """Figures over all records and the latest feedback."""
@@ -136,6 +145,14 @@ class Feedback:
         if self.ahead is not None:
             self.ahead.passed(len(ids))
 
+    def learn_groups(self, groups: SampleGroups) -> None:
+        """These samples are of these groups: remembered, where the store does not know it."""
+        with self._threads:
+            numbers = self.store.group_numbers(groups.names)
+            news = self.store.get(groups.ids)["group"] != numbers
+            if np.count_nonzero(news):
+                self.store.update(groups.ids[news], group=numbers[news])
+
     def _resolve(
         self, batch: Batch, positions: Positions, ids: NDArray[np.int64], losses: Tensor
     ) -> tuple[Tensor, Tensor | None]:
@@ -165,8 +182,15 @@ class Feedback:
         return weights, finite
 
     def _signals(self, batch: Batch, places: Positions, losses: Tensor | None, asked: Positions = None) -> Signals:
+        if batch.groups is not None:
+            self.learn_groups(SampleGroups(batch.ids, batch.groups))
+            batch.groups = None
         step = self.step if batch.step is None else batch.step
-        return Signals(batch.ids_at(places), step, losses, self.store.get, batch.scratch, places, asked, batch.samples)
+        known = batch.samples, self._group_names
+        return Signals(batch.ids_at(places), step, losses, self.store.get, batch.scratch, places, asked, *known)
+
+    def _group_names(self) -> Sequence[str]:
+        return self.store.groups
 
     def _decide(self, batch: Batch, signals: Signals) -> Tensor:
         """The weights these samples were chosen with, or the strategy's."""

@@ -61,6 +61,23 @@ def draws_for(chooser: Chooser, strategy: Strategy, arguments: dict[str, Any], w
     return Draws(chooser, size, candidates)
 
 
+class Arrivals:
+    """A loader whose samples' groups go to the store at once, and with nobody else: stages after it would lose them.
+
+    Args:
+        loader: yields ``(ids, batch, groups)``.
+        feedback: has the store.
+    """
+
+    def __init__(self, loader: Any, feedback: Feedback) -> None:
+        self._loader, self._feedback = loader, feedback
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for ids, batch, groups in self._loader:
+            self._feedback.learn_groups(groups)
+            yield ids, batch
+
+
 class Saved(Protocol):
     """What has a state."""
 
@@ -77,7 +94,7 @@ class WeightedLoader:
     Attributes of the loader inside (``dataset``, ``sampler``, ``batch_size``, ``state_dict`` …) are reached through it.
 
     Args:
-        loader: yields ``(ids, batch)``.
+        loader: yields ``(ids, batch)``, and with them the samples' groups, if they are asked for.
         feedback: what the weights are bound to.
         begin_epoch: called when a ``for`` begins: a position, which this keeps up to date, and the batches with ids.
         saved: whose state it is: the stream.
@@ -107,9 +124,11 @@ class WeightedLoader:
         """``(batch, weight)`` pairs, or dict batches with ``sample_id``."""
         position, items = self._begin_epoch()
         feedback = self._feedback
-        for ids, batch in items:
+        for ids, batch, *groups in items:
             position.batches += 1
             position.samples += len(ids)
+            if groups:
+                feedback.learn_groups(groups[0])
             if feedback.ahead is not None:
                 feedback.ahead.check()
             samples, batch = self._chosen(np.asarray(ids), batch)

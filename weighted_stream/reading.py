@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -17,7 +17,6 @@ from weighted_stream.position import Layout, Position, refuse_other_order
 from weighted_stream.rebuild import rebuild
 from weighted_stream.rest import Chunks, Rest, Undelivered, weighed
 from weighted_stream.sources.base import Source
-from weighted_stream.sources.webloader import follow_webloader
 
 MAY_CHANGE = ("batch_size", "drop_last", "workers")
 """What a loader may do differently from the one whose epoch it finishes."""
@@ -32,7 +31,7 @@ class Reading:
         arguments: of the loader, complete.
         order: what is seeded when an epoch begins.
         layout: what the order of its batches depends on.
-        webloader: the WebLoader around it, if there is one.
+        around: what goes around the loader inside, such as a WebLoader's stages.
     """
 
     def __init__(
@@ -42,10 +41,10 @@ class Reading:
         arguments: dict[str, Any],
         order: Order,
         layout: Layout,
-        webloader: Any = None,
+        around: Callable[[Any], Any],
     ) -> None:
         self._source, self._kind, self._arguments = source, kind, arguments
-        self._order, self._layout, self._webloader = order, layout, webloader
+        self._order, self._layout, self._around = order, layout, around
         arguments = dict(arguments)
         dataset, self.batching = self._batches(arguments)
         self.loader = self._build(dataset, arguments)
@@ -125,5 +124,4 @@ class Reading:
         return whole, batching
 
     def _build(self, dataset: Any, arguments: dict[str, Any]) -> Any:
-        loader = rebuild(self._kind, dataset, arguments)
-        return loader if self._webloader is None else follow_webloader(self._webloader, loader)
+        return self._around(rebuild(self._kind, dataset, arguments))

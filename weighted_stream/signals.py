@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ class Signals:
             losses were not finite. None: the same as ``places``.
         samples: the whole batch as the loader handed it over (on the host; rows at ``places`` are these samples), for
             strategies with ``keeps_samples``. None if it is not known: a loader of the user's own.
+        group_names: tells the names of the groups: that of number n, as ``known("group")`` gives it, stands at n.
     """
 
     ids: NDArray[np.int64]
@@ -42,6 +43,7 @@ class Signals:
     places: NDArray[np.int64] | None = None
     asked: NDArray[np.int64] | None = None
     samples: Any = None
+    group_names: Callable[[], Sequence[str]] = tuple
     _known: Records | None = None
 
     def __len__(self) -> int:

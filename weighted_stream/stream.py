@@ -18,8 +18,9 @@ from weighted_stream.chooser import Chooser
 from weighted_stream.collate import TagCollate, with_sample_id
 from weighted_stream.errors import SourceError, StoreError, StrategyError, UnboundError
 from weighted_stream.feedback import Feedback
+from weighted_stream.groups import as_group_fn, groups_of
 from weighted_stream.handed_over import HandedOver
-from weighted_stream.loader import WeightedLoader, draws_for
+from weighted_stream.loader import Arrivals, WeightedLoader, draws_for
 from weighted_stream.order import set_order
 from weighted_stream.position import Position, layout_of
 from weighted_stream.reading import Reading
@@ -27,7 +28,7 @@ from weighted_stream.rebuild import merged_arguments
 from weighted_stream.rest import Counted
 from weighted_stream.scoring.ahead import ScoringAhead
 from weighted_stream.sources import source_for
-from weighted_stream.sources.webloader import torch_loader_of
+from weighted_stream.sources.webloader import follow_webloader, torch_loader_of
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.options import check_integer
@@ -54,6 +55,10 @@ class WeightedStream:
             place that is gone when the stream is.
         id_fn: who a sample is, where the dataset does not say: the name of a column, or a function sample -> int or
             str, e.g. `content_id`. By default each source has its own way (index; shard and row).
+        group_fn: of which group a sample is (its domain, language, source …): the name of a column, or a function
+            sample -> str or int, called where samples are read; of a batch that a pipeline made itself it returns one
+            per sample. The store knows a sample's group once it was handed over, by a number: ``store.groups`` has the
+            names, strategies see both. None: groups are those that the store has, if any.
         as_dict: put the ids into dict samples and batches under ``"sample_id"`` (int64), and yield those alone, for
             frameworks that take dicts; `weight` makes the `Weight` of such a batch.
 
@@ -80,6 +85,7 @@ class WeightedStream:
         *,
         store: WeightStore | str | PathLike[str] | None = None,
         id_fn: str | Callable[[Any], int | str] | None = None,
+        group_fn: str | Callable[[Any], int | str] | None = None,
         as_dict: bool = False,
     ) -> None:
         if not isinstance(strategy, Strategy):
@@ -101,6 +107,7 @@ class WeightedStream:
         self._webloader = None if loader is None or loader is data else data
         self._source = source_for(data if loader is None else loader.dataset, id_fn)
         self._as_dict, self._own_ids = as_dict, id_fn is not None
+        self._group_fn = as_group_fn(group_fn)
         if not isinstance(store, WeightStore):
             store = WeightStore(store, fingerprint=self._source.fingerprint())
         else:
@@ -168,10 +175,10 @@ class WeightedStream:
         collate_fn = arguments.get("collate_fn") or (default_collate if batched else default_convert)
         draws = None if self._chooser is None else draws_for(self._chooser, self.strategy, arguments, self._webloader)
         check_ids = self._source.iterable and self._own_ids
-        arguments["collate_fn"] = TagCollate(collate_fn, self._as_dict, check_ids)
+        arguments["collate_fn"] = TagCollate(collate_fn, self._as_dict, check_ids, self._group_fn, not batched)
         kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
         layout = layout_of(kind, arguments, shuffle, seed)
-        reading = Reading(self._source, kind, arguments, order, layout, self._webloader)
+        reading = Reading(self._source, kind, arguments, order, layout, self._around)
         begin_epoch = partial(self._begin_epoch, reading, layout.workers)
         return WeightedLoader(
             reading.loader,
@@ -183,6 +190,12 @@ class WeightedStream:
             draws=draws,
             handed_over=self._handed_over,
         )
+
+    def _around(self, loader: Any) -> Any:
+        """The user's WebLoader around a loader, if there is one."""
+        if self._webloader is None:
+            return loader
+        return follow_webloader(self._webloader, loader if self._group_fn is None else Arrivals(loader, self._live()))
 
     def _begin_epoch(self, reading: Reading, workers: int) -> tuple[Position, Iterable[Any]]:
         """The next epoch, or the rest of one that a state was taken in."""
@@ -341,9 +354,13 @@ class WeightedStream:
             raise not_chosen(self._selects)
         ids, sample = item
         if self._as_dict:
+            if self._group_fn is not None:
+                raise _groups_get_lost()
             return with_sample_id(sample, ids)
-        array = np.array([ids] if isinstance(ids, int) else ids, np.int64)
-        return sample, Weight(Batch(array), self._token if self._feedback is None else self._feedback)
+        batch = Batch(np.array([ids] if isinstance(ids, int) else ids, np.int64))
+        if self._group_fn is not None:
+            batch.groups = groups_of(self._group_fn, ids, sample, not isinstance(ids, int)).names
+        return sample, Weight(batch, self._token if self._feedback is None else self._feedback)
 
 
 class _MapStream(WeightedStream, Dataset[Any]):
@@ -390,6 +407,15 @@ class _LoaderStream(WeightedStream):
             expected="a for loop over the stream, or over stream.loader(...)",
             do="wrap the dataset instead to use DataLoader(stream)",
         )
+
+
+def _groups_get_lost() -> SourceError:
+    return SourceError(
+        "Groups do not travel in the dicts that a DataLoader of your own makes.",
+        found="group_fn with as_dict=True, and a DataLoader around the stream",
+        expected="stream.loader(...), which tells the store, or groups that the store has already",
+        do="let stream.loader(...) make the loader; or store.update(ids, group=...) before, and leave group_fn out",
+    )
 
 
 def _innermost(data: Any) -> Any:

@@ -161,8 +161,11 @@ class Weight:
                 expected="one: strategy and store belong to a stream",
                 do="concatenate the datasets first, then wrap them once",
             )
-        ids = np.concatenate([weight._ids() for weight in weights])
-        return Weight(Batch(ids), weights[0]._feedback)
+        batch = Batch(np.concatenate([weight._ids() for weight in weights]))
+        groups = [weight._groups() for weight in weights]
+        if all(names is not None for names in groups):
+            batch.groups = [name for names in groups for name in names or ()]
+        return Weight(batch, weights[0]._feedback)
 
     def __copy__(self) -> Weight:
         return self  # a copy would be a batch of its own, and count again
@@ -171,13 +174,17 @@ class Weight:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrive, (self._token(), self._ids().tobytes())
+        return _arrive, (self._token(), self._ids().tobytes(), self._groups())
 
     def __repr__(self) -> str:
         return f"Weight({len(self)} samples, ids={self._ids()[:4].tolist()}{'…' if len(self) > 4 else ''})"
 
     def _ids(self) -> NDArray[np.int64]:
         return self._batch.ids if self._positions is None else self._batch.ids[self._positions]
+
+    def _groups(self) -> list[str] | None:
+        names = self._batch.groups
+        return names if names is None or self._positions is None else [names[at] for at in self._positions]
 
     def _token(self) -> str:
         return self._feedback if isinstance(self._feedback, str) else self._feedback.token
@@ -201,9 +208,11 @@ _resolve: Callable[..., tuple[Tensor, Tensor | None]] = uncompiled(_ask)
 _times: Callable[[Weight, Tensor], Tensor] = uncompiled(_product)
 
 
-def _arrive(token: str, ids: bytes) -> Weight:
+def _arrive(token: str, ids: bytes, groups: list[str] | None) -> Weight:
     """A Weight as it comes out of a worker's queue: bound to its stream again at first use."""
-    return Weight(Batch(np.frombuffer(ids, np.int64).copy()), token)
+    batch = Batch(np.frombuffer(ids, np.int64).copy())
+    batch.groups = groups
+    return Weight(batch, token)
 
 
 default_collate_fn_map[Weight] = Weight.collate

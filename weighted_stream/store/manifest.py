@@ -1,9 +1,10 @@
-"""The manifest of a store: its format, the dataset its ids belong to, and what its scores are scores of."""
+"""The manifest of a store: its format, the dataset its ids belong to, whose its scores are, and names of groups."""
 
 from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
 from weighted_stream.errors import StoreError, StoreMismatchError
@@ -78,6 +79,17 @@ def put_scores(place: Place, scores: Any) -> None:
     """Remember whose the scores are, as `scores` returned it."""
     if scores is not None:
         place.write_manifest({**_read(place), "scores": scores})
+
+
+def groups(place: Place) -> tuple[str, ...]:
+    """The names of the groups, by number."""
+    # Optional, and later than version 1: a store without groups lacks it.
+    return tuple(_read(place).get("groups", ()))
+
+
+def put_groups(place: Place, names: Sequence[str]) -> None:
+    """Remember the names of the groups, by number."""
+    place.write_manifest({**_read(place), "groups": list(names)})
 
 
 def check(place: Place) -> None:

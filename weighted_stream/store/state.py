@@ -30,8 +30,8 @@ def of_journal(place: Place, journal: Journal) -> dict[str, Any]:
 def of_records(place: Place, regions: Regions) -> dict[str, Any]:
     """All records."""
     regions.mend()
-    scores = manifest.scores(place)
-    return {"version": STATE_VERSION, "kind": "records", "scores": scores, **snapshot.take(regions)}
+    named = {"scores": manifest.scores(place), "groups": list(manifest.groups(place))}
+    return {"version": STATE_VERSION, "kind": "records", **named, **snapshot.take(regions)}
 
 
 def to_journal(place: Place, regions: Regions, journal: Journal, state: Mapping[str, Any]) -> None:
@@ -45,6 +45,7 @@ def to_journal(place: Place, regions: Regions, journal: Journal, state: Mapping[
         if journal.mark != (0, 0):
             raise _other_kind("all records of a store without a journal", "a position in the journal of this store")
         manifest.put_scores(place, state.get("scores"))
+        manifest.put_groups(place, state.get("groups", ()))
         snapshot.put(regions, state)
         journal.base.take(regions)
         return
@@ -100,6 +101,7 @@ def to_records(place: Place, regions: Regions, state: Mapping[str, Any]) -> None
     regions.mend()
     snapshot.put(regions, state)
     manifest.put_scores(place, state.get("scores"))
+    manifest.put_groups(place, state.get("groups", ()))
 
 
 def _kind(state: Mapping[str, Any]) -> str:

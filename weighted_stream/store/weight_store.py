@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -19,6 +19,7 @@ from weighted_stream.store import inputs, manifest, refusals, state
 from weighted_stream.store.behind import Behind, check_call
 from weighted_stream.store.dense import PIECE
 from weighted_stream.store.folder import Folder
+from weighted_stream.store.groups import Groups
 from weighted_stream.store.journal import Journal
 from weighted_stream.store.journal_opening import check_limit, open_journal, refuse_journal
 from weighted_stream.store.manifest import Fingerprint, Identity
@@ -89,6 +90,7 @@ class WeightStore:
         try:
             self._regions = open_regions(self._place, write=write)
             self._journal = self._open_journal(journal, journal_bytes) if write else None
+            self._groups = Groups(self._place)
             self._behind = Behind(self._regions, self._threads)
             weakref.finalize(self, self._behind.write)  # also at the end of the program
             if fingerprint is not None:
@@ -242,6 +244,35 @@ class WeightStore:
         self._check_writes()
         self._behind.add(*check_call(ids, loss, weight, step))
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The names of the groups: that of group n, as in ``get(ids)["group"]``, is ``groups[n]``."""
+        if not self._writes():
+            self._groups.read()
+        return self._groups.names
+
+    def group_numbers(self, names: Sequence[str]) -> Ids:
+        """The numbers of groups by their names: a new name gets the next number, and keeps it as long as the store is.
+
+        Args:
+            names: (n,) str.
+
+        Returns:
+            (n,) int64, for ``update(ids, group=...)``.
+
+        Raises:
+            StoreError: if the store would have more than 4,096 groups, is closed, or was opened for reading.
+
+        Example:
+            >>> with WeightStore() as store:
+            ...     store.update([3, 8], group=store.group_numbers(["code", "text"]))
+            ...     store.groups, store.get([8])["group"].tolist()
+            (('code', 'text'), [1])
+        """
+        self._check_writes()
+        with self._threads:
+            return self._groups.numbers(names)
+
     def reserve(self, count: int) -> None:
         """Make room for ids below ``count``, so that no update has to. It takes no disk and no memory.
 
@@ -354,6 +385,7 @@ class WeightStore:
             else:
                 state.to_journal(self._place, self._regions, self._journal, state_dict)
             self._behind.forget()
+            self._groups.read()
 
     def flush(self) -> None:
         """Put everything on the disk, so that a power failure loses nothing of it."""
