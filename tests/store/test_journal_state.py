@@ -36,7 +36,7 @@ def contents(store: WeightStore) -> dict[str, Any]:
 def step(store: WeightStore, number: int, most: int = 12) -> None:
     """One of the ways in which something comes into a store: repeated ids, losses that are none, large calls."""
     rng = np.random.default_rng(number)
-    ids = rng.choice(POOL, int(rng.integers(0, most)))
+    ids = rng.choice(POOL, int(rng.integers(1, most)))
     loss = rng.gamma(2.0, size=ids.size).astype(np.float32)
     loss[loss > 5] = [np.nan, np.inf, 2e38][number % 3]
     weight = rng.random(ids.size, np.float32)

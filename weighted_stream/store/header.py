@@ -151,9 +151,9 @@ class Header:
         return self._cells[_LOSSES], self._cells[_WEIGHTS]
 
     def overwritten(self, losses: int, weights: int) -> tuple[Floats, Floats]:
-        """What so many more losses and weights will take the place of: at most `WINDOW` each."""
+        """What so many more losses and weights will take the place of: at most `WINDOW` each, perhaps not copied."""
         begin, other = self.pushed
-        return self._losses[_places(begin, losses)], self._weights[_places(other, weights)]
+        return _at(self._losses, begin, losses), _at(self._weights, other, weights)
 
     def restore(self, tally: Tally, pushed: tuple[int, int], losses: Floats, weights: Floats) -> None:
         """Counters and window as they were: the inverse of `end`, with what `overwritten` returned before."""
@@ -200,6 +200,12 @@ class Header:
 def _places(begin: int, count: int) -> Ids:
     """Where values go that are written at ``begin``, the last ones if they are more than the ring has places."""
     return np.arange(begin, begin + min(count, WINDOW)) % WINDOW
+
+
+def _at(ring: Floats, begin: int, count: int) -> Floats:
+    begin, count = begin % WINDOW, min(count, WINDOW)
+    end = begin + count
+    return ring[begin:end] if end <= WINDOW else np.concatenate([ring[begin:], ring[: end - WINDOW]])
 
 
 def _push(ring: Floats, position: int, values: Floats) -> int:

@@ -17,8 +17,9 @@ import numpy as np
 from weighted_stream.errors import StoreError, StoreMismatchError
 from weighted_stream.store.header import NO_TARGET, REBUILD
 from weighted_stream.store.journal_base import Base
-from weighted_stream.store.journal_entry import Entry, given, pack
+from weighted_stream.store.journal_entry import Entry
 from weighted_stream.store.journal_files import JournalFiles
+from weighted_stream.store.journal_packer import Packer
 from weighted_stream.store.record import NOTHING, Change, Ids, Records
 from weighted_stream.store.regions import Regions
 
@@ -35,6 +36,7 @@ class Journal:
 
     def __init__(self, regions: Regions, files: JournalFiles, base: Base, limit: int) -> None:
         self._regions, self.files, self.base, self._limit = regions, files, base, limit
+        self._packer = Packer()
         self._warned = False
 
     @property
@@ -53,12 +55,12 @@ class Journal:
         losses = 0 if change.loss is None else ids.size
         if change.bad is not None:
             losses -= int(np.count_nonzero(change.bad))
-        message = pack(ids, change, before, *header.overwritten(losses, weights))
+        message, given = self._packer.pack(ids, change, before, *header.overwritten(losses, weights))
         if isinstance(step, np.ndarray):
             steps = int(step.min()), int(step.max())
         else:
             steps = (-1, -1) if step is None else (step, step)
-        return self.files.append(message, ids.size, given(change), steps, header.tally, header.pushed)
+        return self.files.append(message, ids.size, given, steps, header.tally, header.pushed)
 
     def mend(self) -> None:
         """Make the records what the journal says: after a change or a roll-back that was cut short.
@@ -107,15 +109,18 @@ class Journal:
             # The change itself is made. The journal grows on, until the disk is full.
             self._warn(f"The journal of this store cannot be compacted. {error}")
 
-    def compact(self, position: int) -> None:
-        """Let an entry and all before it go into the base.
+    def compact(self, position: int) -> bool:
+        """Let the oldest entry go into the base, if it is one up to ``position``. Returns whether it was.
 
         Raises:
             StoreError: if the disk is full, or the journal is damaged.
         """
-        while self.base.mark[0] < position:
+        more = self.base.mark[0] < min(position, self.files.position)
+        if more:
             self._fold()
-        self.files.drop(self.base.mark[0])
+        else:
+            self.files.drop(self.base.mark[0])
+        return more
 
     def _fold(self) -> int:
         entry = self.files.entry(self.base.mark[0] + 1)

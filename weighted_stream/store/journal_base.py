@@ -21,16 +21,25 @@ class Base:
 
     Args:
         folder: where it is. None there: the base of a store that was new, with nothing in it.
+        write: whether to open it for writing.
+
+    Raises:
+        StoreError: if it is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, write: bool = True) -> None:
         self._folder = folder
-        self._regions = open_regions(Folder(folder, create=False), write=True) if folder.exists() else None
+        self._regions = open_regions(Folder(folder, create=False), write=write) if folder.exists() else None
 
     @property
     def mark(self) -> tuple[int, int]:
         """Position and chain of the last entry in it."""
         return (0, 0) if self._regions is None else self._regions.header.mark
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """Two numbers that change with it; the second is odd while an entry goes into it."""
+        return (0, 0) if self._regions is None else (self.mark[0], self._regions.header.sequence)
 
     @property
     def exists(self) -> bool:
@@ -57,13 +66,7 @@ class Base:
         Raises:
             StoreError: if the disk is full.
         """
-        draft = self._folder.with_suffix(".new")
-        shutil.rmtree(draft, ignore_errors=True)
-        regions = open_regions(Folder(draft, create=True), write=True)
-        copy(source, regions)
-        regions.flush()
-        os.replace(draft, self._folder)
-        self._regions = regions
+        self._regions = self._begun(source)
 
     def copy_to(self, target: Regions) -> None:
         """Make other records the same as these.
@@ -82,11 +85,19 @@ class Base:
 
     def _opened(self) -> Regions:
         if self._regions is None:
-            draft = self._folder.with_suffix(".new")
-            shutil.rmtree(draft, ignore_errors=True)
-            self._regions = open_regions(Folder(draft, create=True), write=True)
-            os.replace(draft, self._folder)
+            self._regions = self._begun(None)
         return self._regions
+
+    def _begun(self, source: Regions | None) -> Regions:
+        """A new folder, with a copy of these records in it. It is there when it is complete."""
+        draft = self._folder.with_suffix(".new")
+        shutil.rmtree(draft, ignore_errors=True)
+        regions = open_regions(Folder(draft, create=True), write=True)
+        if source is not None:
+            copy(source, regions)
+            regions.flush()
+        os.replace(draft, self._folder)
+        return open_regions(Folder(self._folder, create=False), write=True)
 
 
 def copy(source: Regions, target: Regions) -> None:

@@ -6,10 +6,9 @@ record as it was, and the two figures of the latest feedback that these take the
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from weighted_stream.store.header import WINDOW
@@ -36,11 +35,6 @@ SCHEMA = pa.schema(
 
 GIVEN = ("step", "loss", "weight", "similarity", "group")
 
-_TYPES = [field.type for field in SCHEMA]
-_NO_NUMBER = pa.py_buffer(np.full(MOST_ROWS, np.nan, np.float32))
-_NO_STEP = pa.py_buffer(np.full(MOST_ROWS, -1, np.int32))
-_NOTHING_OLD = np.zeros(MOST_ROWS, np.float32)
-
 
 class Entry(NamedTuple):
     """An entry, read back.
@@ -59,36 +53,6 @@ class Entry(NamedTuple):
     old_records: Records
     old_losses: Floats
     old_weights: Floats
-
-    def until(self, row: int) -> Entry:
-        """The first rows of it."""
-        return self._replace(ids=self.ids[:row], change=self.change.pick(np.arange(row)))
-
-
-def given(change: Change) -> int:
-    """Which columns a change has, as bits in the order of `GIVEN`."""
-    columns = (change.step, change.loss, change.weight, change.similarity, change.group)
-    return sum(1 << bit for bit, column in enumerate(columns) if column is not None)
-
-
-def pack(ids: Ids, change: Change, old_records: Records, old_losses: Floats, old_weights: Floats) -> Any:
-    """An entry of at most `MOST_ROWS` as an Arrow IPC message: a buffer."""
-    n = ids.size
-    loss, _, weight, similarity, group, step = change
-    numbers = _NO_NUMBER.slice(0, 4 * n)
-    columns = [
-        _NO_STEP.slice(0, 4 * n) if step is None else _buffer(_steps(step, n)),
-        _buffer(ids),
-        numbers if loss is None else _buffer(loss),
-        numbers if weight is None else _buffer(weight),
-        numbers if similarity is None else _buffer(similarity),
-        _NO_STEP.slice(0, 4 * n) if group is None else _buffer(group.astype(np.int32)),
-        _buffer(old_records.view(np.uint8)),
-        _buffer(_filled(old_losses, n)),
-        _buffer(_filled(old_weights, n)),
-    ]
-    arrays = [pa.Array.from_buffers(kind, n, [None, column]) for kind, column in zip(_TYPES, columns, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA).serialize()
 
 
 def unpack(message: bytes, line: Line) -> Entry | None:
@@ -117,15 +81,3 @@ def unpack(message: bytes, line: Line) -> Entry | None:
     losses = 0 if not has("loss") else line.rows if bad is None else line.rows - np.count_nonzero(bad)
     weights = line.rows if has("weight") else 0
     return Entry(line, ids, change, old_records, old_losses[: min(losses, WINDOW)], old_weights[: min(weights, WINDOW)])
-
-
-def _buffer(array: npt.NDArray[Any]) -> Any:
-    return pa.py_buffer(np.ascontiguousarray(array))
-
-
-def _steps(step: int | npt.NDArray[np.uint32], count: int) -> npt.NDArray[Any]:
-    return step.view(np.int32) if isinstance(step, np.ndarray) else np.full(count, step, np.int32)
-
-
-def _filled(old: Floats, count: int) -> Floats:
-    return old if old.size == count else np.concatenate([old, _NOTHING_OLD[: count - old.size]])

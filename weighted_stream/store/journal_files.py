@@ -7,12 +7,11 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from weighted_stream.errors import StoreMismatchError
 from weighted_stream.store.file import failure
 from weighted_stream.store.journal_entry import Entry
-from weighted_stream.store.journal_index import Line, chained
+from weighted_stream.store.journal_index import LINE_BYTES, Line, chained
 from weighted_stream.store.journal_segment import ENTRIES, Segment, damaged, firsts, head_size
 from weighted_stream.store.record import Tally
 
@@ -45,7 +44,7 @@ class JournalFiles:
         self.position, self.chain = start
         self._end = self.appended = 0
         self._open(cutting)
-        self._older = sum(segment.size() for segment in self._segments[:-1])
+        self._weigh()
 
     def _open(self, cutting: bool) -> None:
         """Find the last entry, and cut what is beyond it."""
@@ -85,10 +84,11 @@ class JournalFiles:
     @property
     def size(self) -> int:
         """Bytes of all segments."""
-        return self._older + self._segments[-1].size() if self._segments else 0
+        lines = self.position + 1 - self._segments[-1].first if self._segments else 0
+        return self._older + self._end + lines * LINE_BYTES
 
     def append(
-        self, message: Any, rows: int, given: int, steps: tuple[int, int], tally: Tally, pushed: tuple[int, int]
+        self, message: memoryview, rows: int, given: int, steps: tuple[int, int], tally: Tally, pushed: tuple[int, int]
     ) -> tuple[int, int]:
         """Write an entry, and return its position and chain.
 
@@ -97,12 +97,11 @@ class JournalFiles:
         """
         if not self._segments or self._end > self._segment_bytes:
             self._begin_segment()
-        data = memoryview(message).cast("B")
-        position, checksum = self.position + 1, zlib.crc32(data)
+        position, checksum = self.position + 1, zlib.crc32(message)
         chain = chained(self.chain, position, checksum)
-        line = Line(position, self._end, len(data), rows, given, *steps, tally, pushed, checksum, chain)
-        self._segments[-1].append(data, line)
-        self.appended = len(data)
+        line = Line(position, self._end, len(message), rows, given, *steps, tally, pushed, checksum, chain)
+        self._segments[-1].append(message, line)
+        self.appended = len(message)
         self.position, self.chain, self._end = position, chain, line.end
         return line.mark
 
@@ -114,8 +113,8 @@ class JournalFiles:
                 f"Cannot make {self._folder}.", error, expected="a writable directory", do="check its permissions"
             ) from error
         segment = Segment(self._folder, self.position + 1, write=True, create=self._identity)
-        self._older = self.size
         self._segments.append(segment)
+        self._weigh()
         self._end = segment.begin
 
     def line(self, position: int) -> Line:
@@ -163,15 +162,14 @@ class JournalFiles:
         if self._segments:
             self._end = self.line(position).end
             self._segments[-1].cut(position + 1, self._end)
-        self._older = sum(segment.size() for segment in self._segments[:-1])
         self.position, self.chain = mark
+        self._weigh()
 
     def drop(self, position: int) -> None:
         """Drop the segments that hold no entry after ``position``."""
         while self._segments and self._segments[0].first + self._segments[0].count() <= position + 1:
-            self._segments[0].remove()
-            self._segments.pop(0)
-            self._older = sum(segment.size() for segment in self._segments[:-1])
+            self._segments.pop(0).remove()
+            self._weigh()
 
     def flush(self) -> None:
         """Put what was written since the last time on the disk."""
@@ -183,6 +181,11 @@ class JournalFiles:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+    def _weigh(self) -> None:
+        self._older = sum(segment.size() for segment in self._segments[:-1])
+        if not self._segments:
+            self._end = 0
 
     def _segment_of(self, position: int) -> Segment:
         if not self.first <= position <= self.position:

@@ -32,7 +32,7 @@ def open_journal(place: Folder, regions: Regions, limit: int) -> Journal:
         if header.mark != (0, 0) or header.tally.samples:
             folder.mkdir(exist_ok=True)
             base.take(regions)
-    cutting = header.target != NO_TARGET
+    cutting = header.target > NO_TARGET
     files = JournalFiles(folder, manifest.identity(place), base.mark, limit, cutting=cutting)
     if files.first > base.mark[0] + 1:
         raise damaged(folder, base.mark[0] + 1)

@@ -6,6 +6,7 @@ last line is cut off when the segment is opened for writing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 import zlib
@@ -54,7 +55,8 @@ class Segment:
                 expected="a file of the store's journal",
                 do="check permissions and the disk's free space; see also WeightStore.rebuild",
             ) from error
-        weakref.finalize(self, os.close, fd)
+        # Not at the end of the program: what is kept to be written behind comes here then.
+        weakref.finalize(self, os.close, fd).atexit = False
         return fd
 
     @property
@@ -124,7 +126,8 @@ class Segment:
             self._write(self._entries, message, line.offset)
             self._write(self._index, line.pack(), (line.position - self.first) * LINE_BYTES)
         except StoreError:
-            self.cut(line.position, line.offset)
+            with contextlib.suppress(OSError):
+                self.cut(line.position, line.offset)
             raise
 
     def cut(self, position: int, offset: int) -> None:

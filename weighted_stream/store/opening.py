@@ -10,15 +10,18 @@ from weighted_stream.store.place import HEADER, MANIFEST, Place
 from weighted_stream.store.regions import Regions
 
 
-def lock(place: Place) -> WriterLock | None:
+def lock(place: Place, *, create: bool = False) -> WriterLock | None:
     """The right to write a store; a temporary one needs none, for nobody else can open it.
+
+    Args:
+        create: make the file it takes, though there should be one.
 
     Raises:
         StoreError: if it has a writer already, or cannot be written.
     """
     if not isinstance(place, Folder):
         return None
-    return WriterLock(place.path / HEADER, create=place.read_manifest() is None)
+    return WriterLock(place.path / HEADER, create=create or place.read_manifest() is None)
 
 
 def open_regions(place: Place, *, write: bool) -> Regions:

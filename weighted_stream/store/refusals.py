@@ -69,10 +69,10 @@ def no_state(found: str) -> StoreError:
 
 
 def no_journal() -> StoreError:
-    """A temporary store has no place for a journal."""
+    """There is no journal, or no place for one."""
     return StoreError(
-        "A temporary store has no journal.",
-        found="journal=True without a path",
-        expected="a path, beside whose records the journal lies",
-        do="WeightStore(path); the state of a temporary store holds all records",
+        "This store has no journal.",
+        found="a temporary store, or one opened with journal=False",
+        expected="a store with a path, beside whose records the journal lies",
+        do="WeightStore(path)",
     )

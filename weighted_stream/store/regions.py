@@ -149,9 +149,10 @@ class Regions:
         for region, slots, rows in parts:
             mine = change if rows is None else change.pick(rows)
             if distinct:
-                more = total([more, _write_at(region.records, slots, mine)])
+                done = _write_at(region.records, slots, mine)
             else:
-                more = total([more, *(_write_at(region.records, slots[p], mine.pick(p)) for p in rounds(slots))])
+                done = total(_write_at(region.records, slots[p], mine.pick(p)) for p in rounds(slots))
+            more = done if more is NOTHING else total([more, done])
         loss, bad = change.loss, change.bad
         self.header.end(more, loss if loss is None or bad is None else loss[~bad], change.weight, mark)
 

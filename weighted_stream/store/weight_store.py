@@ -22,11 +22,14 @@ from weighted_stream.store.folder import Folder
 from weighted_stream.store.groups import Groups
 from weighted_stream.store.journal import Journal
 from weighted_stream.store.journal_opening import check_limit, open_journal, refuse_journal
+from weighted_stream.store.journal_reading import history
+from weighted_stream.store.journal_travel import as_of, rebuild
 from weighted_stream.store.manifest import Fingerprint, Identity
 from weighted_stream.store.opening import lock, open_regions
 from weighted_stream.store.pieces import even
-from weighted_stream.store.place import Place
+from weighted_stream.store.place import JOURNAL, Place
 from weighted_stream.store.record import Ids, fields
+from weighted_stream.store.regions import Regions
 from weighted_stream.store.scratch import Scratch
 from weighted_stream.store.statistics import summary
 
@@ -98,6 +101,18 @@ class WeightStore:
         except BaseException:
             self._release()
             raise
+
+    def _take(self, place: Place, regions: Regions) -> None:
+        """Become a store that reads these."""
+        self._process, self._closed, self._lock, self._journal = None, False, None, None
+        self._place, self._regions, self._threads = place, regions, threading.Lock()
+        self._groups, self._behind = Groups(place), Behind(regions, self._threads)
+
+    def _with_journal(self) -> Journal:
+        self._check_writes()
+        if self._journal is None:
+            raise refusals.no_journal()
+        return self._journal
 
     def _open_journal(self, wanted: bool | None, limit: int) -> Journal | None:
         check_limit(limit)
@@ -386,6 +401,83 @@ class WeightStore:
                 state.to_journal(self._place, self._regions, self._journal, state_dict)
             self._behind.forget()
             self._groups.read()
+
+    def compact(self, state_dict: Mapping[str, Any] | None = None) -> None:
+        """Make the journal shorter: what happened before a state goes into a copy of the records as they were then.
+
+        It happens by itself beyond ``journal_bytes``. Other threads may go on meanwhile, memory is bounded, and it
+        takes about as long as writing what goes did.
+
+        Args:
+            state_dict: the earliest state that `load_state_dict` must still be able to come back to. Default: the
+                present one.
+
+        Raises:
+            StoreMismatchError, StoreError: for a state that cannot be come back to now; if the store has no journal, or
+                it is damaged; or if the disk is full.
+        """
+        journal = self._with_journal()
+        wanted = self.state_dict() if state_dict is None else state_dict
+        with self._threads:
+            position = state.check_position(self._place, journal, wanted)
+        more = True
+        while more:
+            with self._threads:
+                self._regions.mend()
+                more = journal.compact(position)
+
+    def history(self) -> Iterator[Any]:
+        """All feedback in the journal, in order: how the store has become what it is.
+
+        Returns:
+            ``pyarrow.RecordBatch`` of at most 16,384 rows, one for each sample of each call: ``step``, ``id``,
+            ``loss``, ``weight``, ``similarity``, ``group``, null where nothing was given. Also while another process
+            writes; what was compacted is not there any more.
+
+        Raises:
+            StoreError: if the store has no journal, it is damaged, or is compacted meanwhile.
+        """
+        self._check_open()
+        if self.path is None:
+            raise refusals.no_journal()
+        return history(self.path / JOURNAL)
+
+    @classmethod
+    def at_step(cls, path: str | os.PathLike[str], step: int) -> WeightStore:
+        """The store as it was right after the last feedback of a step: a temporary copy that only reads.
+
+        Args:
+            path: the directory of a store with a journal; another process may be writing it.
+            step: feedback of this step and of those before it is in it, in the order in which it came.
+
+        Raises:
+            StoreError: if the journal does not reach back so far, is damaged, or there is none.
+
+        Example:
+            >>> import tempfile
+            >>> folder = tempfile.mkdtemp()
+            >>> with WeightStore(folder) as store:
+            ...     for step in range(3):
+            ...         store.record([7], [step], step=step)
+            >>> WeightStore.at_step(folder, 1).get([7])["last_loss"]
+            array([1.], dtype=float32)
+        """
+        place, regions = as_of(Path(path).absolute(), inputs.as_step(step))
+        store = cls.__new__(cls)
+        store._take(place, regions)
+        return store
+
+    @staticmethod
+    def rebuild(path: str | os.PathLike[str]) -> None:
+        """Make the records of a store anew from its journal, if they were lost or damaged; nobody may have it open.
+
+        Args:
+            path: its directory.
+
+        Raises:
+            StoreError: if it is open, has no journal, or the journal is damaged.
+        """
+        rebuild(Path(path).absolute())
 
     def flush(self) -> None:
         """Put everything on the disk, so that a power failure loses nothing of it."""

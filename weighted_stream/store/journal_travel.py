@@ -1,0 +1,119 @@
+"""Records made from the journal: as they were after a step, and anew after the record file was lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from weighted_stream.errors import StoreError
+from weighted_stream.store.folder import Folder
+from weighted_stream.store.header import REBUILD
+from weighted_stream.store.journal import redo
+from weighted_stream.store.journal_base import Base
+from weighted_stream.store.journal_entry import Entry
+from weighted_stream.store.journal_opening import open_journal
+from weighted_stream.store.journal_reading import read_entries, read_lines
+from weighted_stream.store.opening import lock
+from weighted_stream.store.place import JOURNAL, RECORDS
+from weighted_stream.store.record import Ids
+from weighted_stream.store.regions import Regions
+from weighted_stream.store.scratch import Scratch
+
+NO_LIMIT = 1 << 62
+
+# How often a copy of the base is begun again because its store has changed it meanwhile.
+_PATIENCE = 20
+
+
+def as_of(path: Path, step: int) -> tuple[Scratch, Regions]:
+    """A temporary copy of the records as they were right after the last feedback of a step or of one before it.
+
+    Raises:
+        StoreError: if the journal does not reach back so far, or is damaged.
+    """
+    place = Folder(path, create=False)
+    for _ in range(_PATIENCE):
+        copied = _base_of(place)
+        if copied is None:
+            continue
+        scratch, regions = copied
+        scratch.write_manifest(place.read_manifest())
+        base = regions.header.mark[0]
+        cut = base
+        for _, line in read_lines(path / JOURNAL, base + 1):
+            if line.has("step") and line.first_step <= step:
+                cut = line.position
+        if cut == base and base:
+            raise _compacted(path, step, base)
+        for entry in read_entries(path / JOURNAL, base + 1):
+            if entry.line.position > cut:
+                break
+            if entry.line.position < cut:
+                redo(regions, entry)
+            else:
+                rows = _rows_until(entry, step)
+                regions.redo(entry.ids[rows], entry.change.pick(rows), entry.line.mark)
+        return scratch, regions
+    raise StoreError(
+        f"The journal of the store in {path} is being compacted.",
+        found=f"{_PATIENCE} changes of its base while it was copied",
+        expected="one moment without",
+        do="try again, or in the process that writes it",
+    )
+
+
+def _base_of(place: Folder) -> tuple[Scratch, Regions] | None:
+    base = Base(place.path / JOURNAL / "base", write=False)
+    scratch = Scratch()
+    regions = Regions(scratch, write=True, new=True)
+    before = base.state
+    base.copy_to(regions)
+    return (scratch, regions) if base.state == before and not before[1] & 1 else None
+
+
+def _rows_until(entry: Entry, step: int) -> Ids:
+    """The rows up to the last one of this step or of one before it."""
+    steps = entry.change.step
+    assert isinstance(steps, np.ndarray)
+    return np.arange(int(np.flatnonzero(steps <= step)[-1]) + 1)
+
+
+def rebuild(path: Path) -> None:
+    """Make the record files of a closed store from its journal, whatever is left of them.
+
+    Raises:
+        StoreError: if the store is open elsewhere, has no journal, or the journal is damaged.
+    """
+    place = Folder(path, create=False)
+    if not (path / JOURNAL).is_dir():
+        raise StoreError(
+            f"The store in {path} cannot be made again.",
+            found="no journal",
+            expected=f"the directory {JOURNAL} that a store with journal=True has",
+            do="restore it from a copy, or begin a new store",
+        )
+    for _ in read_entries(path / JOURNAL):
+        pass
+    held = lock(place, create=True)
+    try:
+        for name in (RECORDS, *place.tables()):
+            place.remove(name)
+        regions = Regions(place, write=True, new=True)
+        # Should this process be killed from here on, opening the store does it.
+        regions.header.target = REBUILD
+        open_journal(place, regions, NO_LIMIT).flush()
+        regions.flush()
+    finally:
+        if held is not None:
+            held.release()
+
+
+def _compacted(path: Path, step: int, base: int) -> StoreError:
+    first = next((line.first_step for _, line in read_lines(path / JOURNAL, base + 1) if line.has("step")), None)
+    return StoreError(
+        f"The journal of the store in {path} does not reach back to step {step:,}.",
+        found=f"feedback from step {first:,} on" if first is not None else "no feedback",
+        expected=f"some of step {step:,} or before it",
+        do="ask for a later step; a larger journal_bytes keeps more of them",
+    )
