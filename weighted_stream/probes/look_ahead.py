@@ -6,8 +6,10 @@ per-sample gradients and without a graph through the step.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -192,6 +194,7 @@ class LookAhead:
         return (sides[0] - sides[1]) / (2 * reach) if reach else torch.zeros_like(sides[0])
 
     def _forward_mode(self, here: Mapping[str, Tensor], along: Mapping[str, Tensor], batch: Any) -> Tensor:
+        _load_forward_mode()
         # Of the kernels for attention only the plain one has a forward derivative.
         dual: Any = forward_ad  # its functions lack annotations
         with dual.dual_level(), sdpa_kernel(SDPBackend.MATH):
@@ -242,6 +245,16 @@ class LookAhead:
         device = next(self.model.parameters()).device.type
         with aside(self.model), eager(), torch.autocast(device, enabled=False):
             yield
+
+
+@cache
+def _load_forward_mode() -> None:
+    """Torch loads it at first use, and in some versions warns of how it itself is written."""
+    dual: Any = forward_ad
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
+        with dual.dual_level():
+            dual.make_dual(torch.zeros(()), torch.zeros(()))
 
 
 class _Inside(nn.Module):

@@ -4,6 +4,7 @@ from weighted_stream.strategies.adapt import Adapt
 from weighted_stream.strategies.adapt_bm25 import AdaptBM25
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.clip import Clip
+from weighted_stream.strategies.data_weighting_model import DataWeightingModel
 from weighted_stream.strategies.dro import Dro
 from weighted_stream.strategies.extremes import Extremes
 from weighted_stream.strategies.filter_then_weight import FilterThenWeight
@@ -12,6 +13,7 @@ from weighted_stream.strategies.greats import Greats
 from weighted_stream.strategies.info_batch import InfoBatch
 from weighted_stream.strategies.kakurenbo import Kakurenbo
 from weighted_stream.strategies.lin_upper import LinUpper
+from weighted_stream.strategies.meta_weight_net import MetaWeightNet
 from weighted_stream.strategies.product import Product
 from weighted_stream.strategies.quadratic import Quadratic
 from weighted_stream.strategies.registry import make_strategy, strategy_names
@@ -26,6 +28,7 @@ __all__ = [
     "Adapt",
     "AdaptBM25",
     "Clip",
+    "DataWeightingModel",
     "Dro",
     "Extremes",
     "FilterThenWeight",
@@ -34,6 +37,7 @@ __all__ = [
     "InfoBatch",
     "Kakurenbo",
     "LinUpper",
+    "MetaWeightNet",
     "Product",
     "Quadratic",
     "RhoLoss",

@@ -53,7 +53,7 @@ class MetaLearned(Strategy):
         network: features (M, F) -> weights (M,), which average 1 or need not.
         ahead: tells the effect of a step; None: the network never learns.
         lr: of psi's Adam.
-        weight_decay: of psi's Adam.
+        weight_decay: of psi's Adam, beside the gradient of ``L_val(theta'(psi))``.
     """
 
     joint = True
@@ -62,9 +62,8 @@ class MetaLearned(Strategy):
     def __init__(self, network: nn.Module, ahead: LookAhead | None, lr: float, weight_decay: float = 0.0) -> None:
         self._network, self._ahead = network, ahead
         self._psi = dict(network.named_parameters())
-        self._adam = torch.optim.Adam(
-            self._psi.values(), lr=lr, weight_decay=weight_decay, eps=SMALLEST, foreach=False, fused=False
-        )
+        self._adam = torch.optim.Adam(self._psi.values(), lr=lr, eps=SMALLEST, foreach=False, fused=False)
+        self._decay = weight_decay
         self._batches = self._updates = self._not_finite = 0
         self.keeps_samples = ahead is not None
 
@@ -116,12 +115,15 @@ class MetaLearned(Strategy):
         samples = self._samples(signals)
         with torch.set_grad_enabled(True):
             weights = self._network(features)
-            helps = self._ahead.effect(samples, weights.detach()).helps
-            loss = outer_loss(weights, helps.to(weights))
+            effect = self._ahead.effect(samples, weights.detach())
+            helps = effect.helps.to(weights)
+            loss = outer_loss(weights, helps)
             gradients = torch.autograd.grad(loss, list(self._psi.values()))
         average(self._ahead.group, gradients)
         for parameter, gradient in zip(self._psi.values(), gradients, strict=True):
             parameter.grad = gradient
+        # Beside a gradient that is divided by eta.
+        self._adam.param_groups[0]["weight_decay"] = self._decay / effect.rate if effect.rate > 0 else 0.0
         self._adam.step()
         self._adam.zero_grad()
         self._updates += 1

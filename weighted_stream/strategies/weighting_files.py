@@ -48,7 +48,7 @@ def load_network(path: str | PathLike[str]) -> tuple[dict[str, int], dict[str, T
         FileNotFoundError: if there is none.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             about = json.loads(arrays["about"].tobytes())
             if about["format"] != FORMAT or about["version"] != VERSION:
                 raise _no_network(path, f"{about['format']!r}, version {about['version']}")
