@@ -193,7 +193,7 @@ def test_types_are_found_by_reading_on(tmp_path: Path) -> None:
         ([{"a": 1}, {"a": "x"}], "column 'a'"),
         ([{"a": 1}] * 256 + [{"a": "x"}], "string after int64, in a.jsonl, samples 256 to 256"),
         ([{"a": 2**70}], "too large"),
-        ([{"a": "\ud800"}], "surrogates"),
+        ([{"a": "b"}, {"a": "\ud800"}], "surrogate pair in sample 1 of a.jsonl"),
         ([{"id": None}], "in sample 0 of a.jsonl"),
         ([{"id": 1}, {"id": -7}], "-7 (int), in sample 1 of a.jsonl"),
         ([{"id": 1.5}], "1.5 (float)"),
@@ -233,6 +233,9 @@ def test_refusals(tmp_path: Path) -> None:
     ):
         with pytest.raises(SourceError, match=says):
             convert(good, tmp_path / "out", "parquet", **options)  # type: ignore[arg-type]
+    none = jsonl(tmp_path / "none.jsonl", [{"text": "a"}, {"text": None}])
+    with pytest.raises(SourceError, match=r"no text in the column 'text'(.|\n)*sample 1 of none.jsonl"):
+        convert(none, tmp_path / "out", "parquet", text="text")
     with pytest.raises(SourceError, match="'csv'"):
         convert(good, tmp_path / "out", "csv")
     for name, content, says in (

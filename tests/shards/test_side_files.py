@@ -120,7 +120,7 @@ def test_a_stream_takes_them(tmp_path: Path) -> None:
         assert stream.store.get(ids)["similarity"].tolist() == [0.5, 0.25]
     with (
         WeightedStream(ParquetDataset(tmp_path), Uniform(), id_fn="text") as stream,
-        pytest.raises(StoreMismatchError, match="another dataset"),
+        pytest.raises(StoreMismatchError, match="id_fn=FIELD"),
     ):
         load_scores(stream, tmp_path / "_scores")
 

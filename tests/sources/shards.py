@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import io
 import json
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from at_once import AtOnce
 
 
 def write_mds(root: Path, markers: Iterable[int], rows: int = 10, compression: str | None = None) -> Path:
@@ -57,22 +56,11 @@ def shared_memory_here() -> Iterator[None]:
     """End streaming's shared memory now: it lasts until the process ends, and each new dataset opens all of it."""
     from streaming.base.shared import memory
 
-    class Exit:
-        def __init__(self) -> None:
-            self.cleanups: list[Callable[[], Any]] = []
-
-        def register(self, cleanup: Callable[[], Any]) -> None:
-            self.cleanups.append(cleanup)
-
-    here = Exit()
+    here = AtOnce()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "atexit", here)
         yield
-    for cleanup in here.cleanups:
-        try:
-            cleanup()
-        except BufferError:  # an array of it is alive
-            atexit.register(cleanup)
+    here.clean()
 
 
 def read_index(root: Path) -> list[dict[str, object]]:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from weighted_stream.cli.progress import progress_bar
+from weighted_stream.progress import progress_bar
 from weighted_stream.shards.convert import convert
 from weighted_stream.shards.writing import FORMATS, ShardSize
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from weighted_stream.cli.demo_outcome import compare, write_figures
 from weighted_stream.cli.options import not_negative, option, positive
-from weighted_stream.cli.progress import progress_bar
 from weighted_stream.demo.corpus import Corpus, file_corpus, installed_corpus
 from weighted_stream.demo.model import GPT, GPTConfig
 from weighted_stream.demo.named_strategy import NamedStrategy
@@ -24,6 +23,7 @@ from weighted_stream.demo.shards import FORMATS, read_shards, write_shards
 from weighted_stream.demo.tokenizer import BPE
 from weighted_stream.demo.train import Curve, endless, train
 from weighted_stream.errors import MissingExtraError, SourceError
+from weighted_stream.progress import progress_bar
 from weighted_stream.strategies import Strategy, strategy_names
 from weighted_stream.stream import WeightedStream
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_stream.cli.options import positive
-from weighted_stream.cli.progress import progress_bar
+from weighted_stream.progress import progress_bar
 from weighted_stream.shards.folder import Shard
 from weighted_stream.shards.job import ScoringJob
 from weighted_stream.shards.score import Progress, Report, score_shards

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from weighted_stream.errors import missing_extra
+from weighted_stream.progress import tqdm_class
 
 EVERY = 5.0
 """Seconds between the lines of a log."""
@@ -20,11 +20,7 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        try:
-            from tqdm import tqdm
-        except ImportError as error:
-            raise missing_extra("tqdm", "cli") from error
-        self._tqdm: Any = tqdm
+        self._tqdm = tqdm_class()
         self._bar: Any = None
         self._said = -EVERY
 

@@ -48,8 +48,26 @@ def survey(blocks: Iterable[Block], schema: pa.Schema | None = None) -> pa.Schem
 def _type_of(values: list[Any], name: str, block: Block) -> pa.DataType:
     try:
         return pa.array(values).type
-    except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
+    except UnicodeEncodeError as error:
+        place = next(at for at, value in enumerate(values) if not _encodes(value))
+        raise SourceError(
+            f"The column {name!r} holds text that no file of text can hold.",
+            found=f"half a surrogate pair in sample {block.start + place} of {block.file}: {values[place]!r:.100}",
+            expected="Unicode text",
+            do='mend the text, e.g. text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
+        ) from error
+    except (pa.ArrowException, OverflowError) as error:
         raise _mixed(name, f"{error}", block) from error
+
+
+def _encodes(value: Any) -> bool:
+    try:
+        pa.array([value])
+    except UnicodeEncodeError:
+        return False
+    except (pa.ArrowException, OverflowError):
+        pass
+    return True
 
 
 def _merged(known: pa.DataType, found: pa.DataType, name: str, block: Block) -> pa.DataType:

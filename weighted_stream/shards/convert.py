@@ -83,7 +83,7 @@ def convert(
         folder: for the shards; new or empty.
         kind: ``"mds"``, ``"webdataset"`` or ``"parquet"``.
         id: the column of the ids; None: ``"id"``, made if there is none.
-        text: a column that must be there and hold text; None: no check.
+        text: a column that must be there and hold text, in every sample; None: no check.
         per: what a sample of plain text is, ``"line"`` or ``"file"``.
         size: of a shard; default: 64 MiB.
         overwrite: replace the shards that an earlier conversion made.
@@ -121,6 +121,7 @@ def convert(
         def rows() -> Iterator[Row]:
             nonlocal samples
             for block in opened.blocks():
+                _check_no_text_missing(block, text)
                 yield from _with_ids(block, opened, column, made, schema.names)
                 samples += len(block.rows)
                 progress("writing", len(block.rows))
@@ -189,6 +190,19 @@ def _check_text(schema: pa.Schema, text: str | None) -> None:
             expected="strings",
             do="name the column of the text: --text FIELD",
         )
+
+
+def _check_no_text_missing(block: Block, text: str | None) -> None:
+    if text is None:
+        return
+    for number, row in enumerate(block.rows, block.start):
+        if row.get(text) is None:
+            raise SourceError(
+                f"A sample has no text in the column {text!r}.",
+                found=f"none in sample {number} of {block.file}",
+                expected="text in every sample, or nobody could score it",
+                do="leave the sample out, give it an empty text, or convert without --text",
+            )
 
 
 def _no_column(name: str, schema: pa.Schema, what: str) -> SourceError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weighted_stream.errors import ScoringError
+from weighted_stream.errors import ScoringError, StoreMismatchError
 from weighted_stream.scoring.base import Scores
 from weighted_stream.scoring.identity import ScoreIdentity
 from weighted_stream.sources.base import Fingerprint
@@ -71,7 +71,16 @@ def load_scores(store: WeightStore | WeightedStream, scores: str | PathLike[str]
     opened: Any = getattr(store, "store", store)
     found = scores if isinstance(scores, Scored) else read_scores(scores)
     if found.dataset is not None:
-        opened.bind(found.dataset)
+        try:
+            opened.bind(found.dataset)
+        except StoreMismatchError as error:
+            raise StoreMismatchError(
+                error.problem,
+                found=error.found,
+                expected=error.expected,
+                do="make the stream with the ids that were scored (score --id FIELD goes with id_fn=FIELD, none with "
+                "none), or score the dataset of this store",
+            ) from error
     opened.bind_scores(found.identity)
     loaded = 0
     for ids, values in found:
