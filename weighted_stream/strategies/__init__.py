@@ -5,6 +5,7 @@ from weighted_stream.strategies.adapt_bm25 import AdaptBM25
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.clip import Clip
 from weighted_stream.strategies.data_weighting_model import DataWeightingModel
+from weighted_stream.strategies.do_re_mi import DoReMi
 from weighted_stream.strategies.dro import Dro
 from weighted_stream.strategies.extremes import Extremes
 from weighted_stream.strategies.filter_then_weight import FilterThenWeight
@@ -14,6 +15,7 @@ from weighted_stream.strategies.info_batch import InfoBatch
 from weighted_stream.strategies.kakurenbo import Kakurenbo
 from weighted_stream.strategies.lin_upper import LinUpper
 from weighted_stream.strategies.meta_weight_net import MetaWeightNet
+from weighted_stream.strategies.online_data_mixing import OnlineDataMixing
 from weighted_stream.strategies.product import Product
 from weighted_stream.strategies.quadratic import Quadratic
 from weighted_stream.strategies.registry import make_strategy, strategy_names
@@ -29,6 +31,7 @@ __all__ = [
     "AdaptBM25",
     "Clip",
     "DataWeightingModel",
+    "DoReMi",
     "Dro",
     "Extremes",
     "FilterThenWeight",
@@ -38,6 +41,7 @@ __all__ = [
     "Kakurenbo",
     "LinUpper",
     "MetaWeightNet",
+    "OnlineDataMixing",
     "Product",
     "Quadratic",
     "RhoLoss",

@@ -16,6 +16,7 @@ from weighted_stream.strategies.frozen import Frozen
 from weighted_stream.strategies.info_batch import InfoBatch
 from weighted_stream.strategies.kakurenbo import Kakurenbo
 from weighted_stream.strategies.lin_upper import LinUpper
+from weighted_stream.strategies.online_data_mixing import OnlineDataMixing
 from weighted_stream.strategies.quadratic import Quadratic
 from weighted_stream.strategies.similarity import Similarity
 from weighted_stream.strategies.small_loss import SmallLoss
@@ -35,6 +36,7 @@ _BUILT_IN: tuple[type[Strategy], ...] = (
     Frozen,
     InfoBatch,
     Kakurenbo,
+    OnlineDataMixing,
 )
 
 
