@@ -275,6 +275,7 @@ class WeightedStream:
         without a journal, or without a path, everything in it.
 
         Example:
+            >>> from weighted_stream import Uniform, WeightedStream
             >>> stream = WeightedStream([1.0, 2.0, 3.0, 5.0], Uniform())
             >>> for losses, weight in stream.loader(batch_size=2):
             ...     weight = weight.resolve(losses)

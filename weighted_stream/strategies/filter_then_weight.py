@@ -68,6 +68,7 @@ class FilterThenWeight(GradientSelecting):
             layers that cannot be looked at.
 
     Example:
+        >>> import torch
         >>> from weighted_stream import WeightedStream, per_sample_cross_entropy
         >>> model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9))
         >>> optimizer = torch.optim.AdamW(model.parameters())
