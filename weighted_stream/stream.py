@@ -283,7 +283,7 @@ class WeightedStream:
             >>> again = WeightedStream([1.0, 2.0, 3.0, 5.0], Uniform())
             >>> again.load_state_dict(stream.state_dict())
             >>> [batch for batch, _ in again.loader(batch_size=2)]
-            [tensor([3., 5.])]
+            [tensor([3., 5.], dtype=torch.float64)]
         """
         if get_worker_info() is not None:
             return {}  # a worker only reads; a StatefulDataLoader asks there, too
