@@ -68,11 +68,25 @@ def train_as_a_rank(rank: int, kind: str) -> None:
     assert weight.tensor().std() > 1e-3
 
 
+def a_model_of_its_own(rank: int) -> None:
+    """The model inside DistributedDataParallel is no model of all ranks, as far as anyone can see."""
+    model = model_of()
+    strategy = MetaWeightNet(model, [data(8, 5)], eta=0.1)
+    for batch, weight in WeightedStream(torch.utils.data.TensorDataset(*data(16, rank)), strategy).loader(batch_size=8):
+        losses = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            weight.resolve(losses)
+        found = [str(one.message) for one in said if "of its own" in str(one.message)]
+        assert len(found) == (strategy.updates_made == 1)
+
+
 def work(rank: int) -> None:
     warnings.filterwarnings("ignore", "Weights are normalised over this rank's batch")
     look_ahead_as_a_rank(rank)
     for kind in "dwm", "mwn":
         train_as_a_rank(rank, kind)
+    a_model_of_its_own(rank)
 
 
 def test_two_ranks(tmp_path: Path) -> None:

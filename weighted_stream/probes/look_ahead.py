@@ -81,7 +81,8 @@ class LookAhead:
             `standard_losses`.
         derivatives: ``"difference"``, the two forwards, or ``"exact"``, one forward that carries its derivative along:
             without their error of about 1e-3, at the cost of about three forwards and of attention's whole matrices,
-            and only for operations that have a forward derivative.
+            and only for operations that have a forward derivative. The one for a GPU whose float32 products are rounded
+            to TF32: differences suffer from that.
         reach: how far the two forwards stand from the parameters: ``e |d|`` as a share of ``|theta|``.
 
     Raises:

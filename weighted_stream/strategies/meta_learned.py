@@ -5,6 +5,7 @@ Its parameters are called psi. It learns from the effect that one step on a batc
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -112,6 +113,7 @@ class MetaLearned(Strategy):
     def _learn(self, signals: Signals, features: Tensor) -> None:
         """One update of psi by the effect of a step on this batch."""
         assert self._ahead is not None
+        self._warn_of_ranks()
         samples = self._samples(signals)
         with torch.set_grad_enabled(True):
             weights = self._network(features)
@@ -128,6 +130,19 @@ class MetaLearned(Strategy):
         self._adam.zero_grad()
         self._updates += 1
         self._not_finite += int((~helps.isfinite()).sum())
+
+    def _warn_of_ranks(self) -> None:
+        """A model that is not known to be trained by all ranks: each rank then learns a psi of its own. Say it once."""
+        assert self._ahead is not None
+        ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if self._updates or self._ahead.group is not None or not ranks or torch.distributed.get_world_size() == 1:
+            return
+        warnings.warn(
+            f"Each rank learns a {type(self).__name__} of its own: pass the DistributedDataParallel model, not the one "
+            "inside it, if they train one model together.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def _samples(self, signals: Signals) -> Any:
         """The batch as handed over; without those whose losses are not finite."""
