@@ -446,6 +446,14 @@ def test_targets_of_many_kinds() -> None:
         close(other, found[0], 1e-6)
 
 
+def test_a_target_that_the_model_does_not_take() -> None:
+    model = Toy()
+    _, weight = weight_of(Adapt(model, [{"tokens": tokens(4), "labels": tokens(4)}], head="head"), 4)
+    with pytest.raises(TypeError, match="labels") as error:
+        weight.resolve(toy_losses(model, tokens(4)))
+    assert "Toy ran on a batch of the target" in error.value.__notes__[0]
+
+
 def test_a_target_that_gives_nothing_or_no_numbers() -> None:
     class Empty:
         def __iter__(self):

@@ -131,7 +131,16 @@ def as_in_training(probe: HiddenStateProbe) -> Iterator[None]:
 
 
 def _vectors(probe: HiddenStateProbe, forward: Forward, batch: Any) -> Tensor:
-    return probe.read(lambda: forward(probe.model, on_device(batch, probe.model)))
+    try:
+        return probe.read(lambda: forward(probe.model, on_device(batch, probe.model)))
+    except StrategyError:
+        raise
+    except Exception as error:  # the model's own, whatever it is
+        error.add_note(
+            f"{type(probe.model).__name__} ran on a batch of the target. A dict goes in as keywords, a tuple or list by "
+            "position, anything else as it is: leave out what the model does not take, or say how to run it (forward=)."
+        )
+        raise
 
 
 def _check_finite(probe: HiddenStateProbe, vectors: Tensor) -> None:

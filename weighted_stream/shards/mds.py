@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as t
 
-from weighted_stream.errors import missing_extra
+from weighted_stream.errors import SourceError, missing_extra
 from weighted_stream.shards.blocks import Row
 from weighted_stream.shards.columns import is_bytes, is_text, json_safe, unsupported
 
@@ -102,9 +102,18 @@ def open_mds(folder: Path, **options: Any) -> Any:
 
     Raises:
         MissingExtraError: if the package ``mosaicml-streaming`` is not installed.
+        SourceError: if another process opens the same folder at this moment.
     """
     try:
         from streaming import StreamingDataset
     except ImportError as error:
         raise missing_extra("mosaicml-streaming", "mds") from error
-    return StreamingDataset(local=str(folder), **options)
+    try:
+        return StreamingDataset(local=str(folder), **options)
+    except FileExistsError as error:  # streaming names shared memory by what is free, and another was quicker
+        raise SourceError(
+            f"Two processes open {folder} at the same moment.",
+            found=f"{error}",
+            expected="one after the other",
+            do="start this one again",
+        ) from error
