@@ -415,7 +415,7 @@ def _groups_get_lost() -> SourceError:
         "Groups do not travel in the dicts that a DataLoader of your own makes.",
         found="group_fn with as_dict=True, and a DataLoader around the stream",
         expected="stream.loader(...), which tells the store, or groups that the store has already",
-        do="let stream.loader(...) make the loader; or store.update(ids, group=...) before, and leave group_fn out",
+        do="let stream.loader(...) make the loader; or store.set_groups(ids, names) before, and leave group_fn out",
     )
 
 

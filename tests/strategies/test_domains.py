@@ -351,7 +351,7 @@ def test_its_state_goes_on_bit_for_bit_also_with_other_numbers(kind: str, steps:
     state = torch.load(file, weights_only=True)
     assert state == json.loads(json.dumps(first.state_dict()))
     store = WeightStore()
-    store.group_numbers(["web", "something", "text"])
+    store.set_groups(range(1000, 1003), ["web", "something", "text"])
     second.load_state_dict(state)
     other = list(streamed(second, rows(), store=store).loader(batch_size=8))
     other[0][1]._live().step = one._live().step
