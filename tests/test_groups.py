@@ -230,6 +230,12 @@ def _backwards(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return {key: torch.tensor([sample[key] for sample in samples[::-1]]) for key in ("x", "sample_id")}
 
 
+def test_a_collate_function_that_takes_the_column_out() -> None:
+    stream = WeightedStream([dict(row) for row in ROWS], Named(), group_fn="domain")
+    loader = stream.loader(batch_size=6, collate_fn=lambda rows: [row.pop("domain") and row["x"] for row in rows])
+    assert follow(stream, loader) == EXPECTED
+
+
 def test_strategies_that_choose_know_groups() -> None:
     stream = WeightedStream(ROWS, InfoBatch(prune=True), group_fn="domain")
     for batch, weight in stream.loader(batch_size=10):

@@ -447,3 +447,38 @@ def test_options_that_cannot_be() -> None:
         with pytest.raises(StrategyError, match="DoReMi cannot work with this"):
             DoReMi(*arguments)  # type: ignore[arg-type]
     assert isinstance(make_strategy("online-data-mixing"), OnlineDataMixing)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("journal", [False, True])
+def test_a_stream_that_stops_and_goes_on(tmp_path: Any, kind: str, workers: int, journal: bool) -> None:
+    """The weights of the rest of the epoch and of the next are those of a run that never stopped."""
+    losses = np.random.default_rng(0).gamma(2.0, size=64).astype(np.float32)
+    data = [{"domain": NAMES[i % 4], "loss": losses[i]} for i in range(64)]
+    arguments: dict[str, Any] = {"batch_size": 8, "shuffle": True, "num_workers": workers}
+
+    def weighed(stream: WeightedStream, stop: int | None = None) -> list[list[float]]:
+        found = []
+        for batch, weight in stream.loader(**arguments):
+            found.append(weight.resolve(batch["loss"].float() + stream.epoch).tolist())
+            if len(found) == stop:
+                break
+        return found
+
+    path = str(tmp_path / "store") if journal else None
+    whole = streamed(made(kind), data)
+    expected = [*weighed(whole), *weighed(whole)]
+    with streamed(made(kind), data, store=path) as first:
+        begun = weighed(first, stop=3)
+        state = first.state_dict()
+        if journal:
+            weighed(first, stop=2)  # is undone
+    with streamed(made(kind), data, store=path) as second:
+        second.load_state_dict(state)
+        rest = [*weighed(second), *weighed(second)]
+        assert sorted(second.store.groups) == p_names
+        groups = second.store.get(range(64))["group"]
+        assert [second.store.groups[n] for n in groups] == [NAMES[i % 4] for i in range(64)]
+    assert begun + rest == expected
+    assert second.strategy.state_dict() == whole.strategy.state_dict()
