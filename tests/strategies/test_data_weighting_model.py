@@ -29,6 +29,7 @@ from weighted_stream import (
     per_sample_cross_entropy,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 DATA = Labelled()
 
 
