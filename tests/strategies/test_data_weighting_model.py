@@ -336,6 +336,7 @@ def test_under_autocast() -> None:
             (losses * weight).mean().backward()
     assert weight.tensor().std() > 0.01
     assert weight.tensor().dtype == torch.float32
+    assert torch.equal(weight.tensor(), weight.resolve(losses))  # the network itself runs in float32
     assert all(p.grad is not None for p in model.parameters())
     assert all(p.dtype == torch.float32 for p in strategy._psi.values())
 
