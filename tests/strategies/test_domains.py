@@ -321,6 +321,31 @@ def test_known_before_the_losses(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_keeps_the_weights_it_was_given(kind: str) -> None:
+    """Also when others are weighed between its parts, or before it is run again."""
+    batches = [(batch["loss"].float(), weight) for batch, weight in streamed(made(kind), rows()).loader(batch_size=8)]
+    for losses, weight in batches[:5]:
+        weight.resolve(losses)
+    losses, weight = batches[5]
+    part = weight[:4].resolve(losses[:4])
+    assert not torch.equal(batches[6][1].resolve(losses + 9)[:4], part)
+    assert torch.equal(weight[4:].resolve(losses[4:]), part)
+    assert torch.equal(weight.resolve(losses), part.repeat(2))
+
+
+def test_of_a_domain_that_is_absent_the_latest_excess_counts() -> None:
+    losses = [2.0, 1.0, 1.5, 1.5, 0.5, 1.0]
+    domains = ["a", "b", "b", "b", "a", "b"]
+    data = [{"domain": name, "loss": loss} for name, loss in zip(domains, losses, strict=True)]
+    strategy = DoReMi(known(6, 0.5), eta=1.0, mix=0.1)
+    run(streamed(strategy, data), batch_size=2)
+    alpha = np.array([0.5, 0.5])
+    for excess in ([1.5, 0.5], [1.5, 1.0], [0.0, 0.5]):
+        alpha = doremi(alpha, np.array(excess), 1.0, 0.1)
+    assert list(strategy.domain_weights.values()) == pytest.approx(alpha.tolist())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_domains_that_come_late(kind: str) -> None:
     late = [*rows(40, {"code": 3.0, "text": 1.0, "web": 1.0}), *({"domain": "new", "loss": 1.0} for _ in range(16))]
     strategy = made(kind, **({"eta": 0.1} if kind == "DoReMi" else {}))
