@@ -1,4 +1,8 @@
-"""Run every benchmark, one after the other, each in a process of its own: `make bench`."""
+"""Run the benchmarks, one after the other, each in a process of its own: `make bench`.
+
+Three that take longer, or need a machine that does nothing else, are run by themselves: `python -m
+benchmarks.selection`, `python -m benchmarks.weighting_models`, `python -m benchmarks.method_cost`.
+"""
 
 from __future__ import annotations
 

@@ -86,12 +86,14 @@ class Method:
     Attributes:
         make: makes the strategy of a run that is about to begin, with the options.
         grid: options to choose from.
+        like: the row whose options are taken, in place of a grid.
         rows: what is trained on; by default the rows with wrong labels among them.
         width: of the model's layers.
     """
 
     make: Callable[..., Strategy]
     grid: tuple[dict[str, Any], ...] = ({},)
+    like: str | None = None
     rows: Callable[[Data], Rows] | None = None
     width: int = WIDTH
 
@@ -218,8 +220,6 @@ def transferred(begun: Beginning, **options: Any) -> Strategy:
         )
 
 
-DWM = tuple({"always": always, "lr": lr} for always in (False, True) for lr in (1e-3, 3e-3))
-
 METHODS: dict[str, Method] = {
     "uniform": Method(uniform),
     "LinUpper": Method(lin_upper),
@@ -227,13 +227,15 @@ METHODS: dict[str, Method] = {
     "GREATS": Method(greats, ({"published": True}, {"published": False})),
     "Filter-then-Weight": Method(filter_then_weight, ({"layers": "all"}, {"layers": [HEAD]})),
     "Meta-Weight-Net": Method(meta_weight_net, ({"lr": 1e-3}, {"lr": 3e-3}, {"lr": 1e-2})),
-    "DWM": Method(data_weighting_model, DWM),
+    "DWM": Method(
+        data_weighting_model, tuple({"always": always, "lr": lr} for always in (False, True) for lr in (1e-3, 3e-3))
+    ),
     "uniform, the clean rows added": Method(uniform, rows=lambda data: joined(data.train, data.told)),
     "the 100 clean rows alone": Method(uniform, rows=lambda data: data.told),
     "oracle: no label drawn": Method(uniform, rows=lambda data: kept(data.train, ~data.drawn)),
     "twice the width: uniform": Method(uniform, width=2 * WIDTH),
-    "twice the width: DWM learned there": Method(data_weighting_model, DWM, width=2 * WIDTH),
-    "twice the width: DWM of the narrow model, frozen": Method(transferred, DWM, width=2 * WIDTH),
+    "twice the width: DWM learned there": Method(data_weighting_model, like="DWM", width=2 * WIDTH),
+    "twice the width: DWM of the narrow model, frozen": Method(transferred, like="DWM", width=2 * WIDTH),
 }
 """The rows of the table."""
 

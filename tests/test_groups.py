@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from weighted_stream import (
     InfoBatch,
     ParquetDataset,
+    SampleIdError,
     Signals,
     SourceError,
     StoreError,
@@ -29,6 +30,7 @@ from weighted_stream import (
     WeightStore,
 )
 from weighted_stream.groups import GroupColumn, SampleGroups, group_name, groups_of
+from weighted_stream.sample_ids import HASHED
 
 NAMES = ["code", "text", "web"]
 ROWS = [{"uid": n, "domain": NAMES[n % 3], "x": float(n)} for n in range(60)]
@@ -228,6 +230,12 @@ def _backwards(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return {key: torch.tensor([sample[key] for sample in samples[::-1]]) for key in ("x", "sample_id")}
 
 
+def test_a_collate_function_that_takes_the_column_out() -> None:
+    stream = WeightedStream([dict(row) for row in ROWS], Named(), group_fn="domain")
+    loader = stream.loader(batch_size=6, collate_fn=lambda rows: [row.pop("domain") and row["x"] for row in rows])
+    assert follow(stream, loader) == EXPECTED
+
+
 def test_strategies_that_choose_know_groups() -> None:
     stream = WeightedStream(ROWS, InfoBatch(prune=True), group_fn="domain")
     for batch, weight in stream.loader(batch_size=10):
@@ -244,7 +252,7 @@ def test_numbers_and_names_survive_a_restart(tmp_path: Path) -> None:
         copy = pickle.loads(pickle.dumps(stream.store))
         assert copy.groups == first
         with pytest.raises(StoreError):
-            reader.group_numbers(["code"])
+            reader.set_groups([1], ["code"])
     more = [*ROWS, {"uid": 60, "domain": "books", "x": 0.0}]
     with WeightedStream(more, Named(), id_fn="uid", group_fn="domain", store=tmp_path / "s") as stream:
         follow(stream, stream.loader(batch_size=61))
@@ -257,16 +265,16 @@ def test_numbers_and_names_survive_a_restart(tmp_path: Path) -> None:
 def test_names_are_part_of_a_stores_state(tmp_path: Path, journal: bool) -> None:
     path = tmp_path / "s" if journal else None
     store = WeightStore(path)
-    store.update([1, 2], group=store.group_numbers(["b", "a"]))
+    store.set_groups([1, 2], ["b", "a"])
     state = store.state_dict()
-    store.update([1, 3], group=store.group_numbers(["c", "a"]))
+    store.set_groups([1, 3], ["c", "a"])
     other = store if journal else WeightStore()
     if not journal:
-        other.group_numbers(["z"])
+        other.set_groups([9], ["z"])
     other.load_state_dict(state)
     assert [other.groups[n] for n in other.get([1, 2])["group"]] == ["b", "a"]
     assert other.get([3])["group"].tolist() == [-1]
-    other.update([3], group=other.group_numbers(["new"]))
+    other.set_groups([3], ["new"])
     assert [other.groups[n] for n in other.get([2, 3])["group"]] == ["a", "new"]
 
 
@@ -282,7 +290,7 @@ def test_written_once_and_only_what_is_news(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_without_group_fn_the_stores_own_groups_are_seen() -> None:
     store = WeightStore()
-    store.update(range(60), group=store.group_numbers([row["domain"] for row in ROWS]))
+    store.set_groups(range(60), [row["domain"] for row in ROWS])
     stream = WeightedStream(ROWS, Named(), store=store)
     assert follow(stream, stream.loader(batch_size=10)) == EXPECTED
 
@@ -332,10 +340,23 @@ def test_numbers_are_small_and_equal_for_equal_names(values: list[str | int]) ->
     names = [group_name(value) for value in values]
     assert names == [str(value) for value in values]
     with WeightStore() as store:
-        numbers = store.group_numbers(names)
+        store.set_groups(range(len(names)), names)
+        numbers = store.get(range(len(names)))["group"].tolist()
         assert [store.groups[n] for n in numbers] == names
-        assert sorted(set(numbers.tolist())) == list(range(len(set(names))))
-        assert store.group_numbers(names[::-1]).tolist() == numbers[::-1].tolist()
+        assert sorted(set(numbers)) == list(range(len(set(names))))
+        store.set_groups([HASHED + n for n in range(len(names))], names[::-1])
+        assert store.get([HASHED + n for n in range(len(names))])["group"].tolist() == numbers[::-1]
+
+
+def test_groups_of_ids_that_are_none() -> None:
+    with WeightStore() as store:
+        store.set_groups([], [])
+        with pytest.raises(StoreError, match="one per id"):
+            store.set_groups([1, 2], ["a"])
+        with pytest.raises(SampleIdError):
+            store.set_groups([-1], ["a"])
+        store.set_groups([4, 4, 5], ["a", "b", "b"])
+        assert [store.groups[n] for n in store.get([4, 5])["group"]] == ["b", "b"]
 
 
 def test_a_batch_sends_each_name_once() -> None:

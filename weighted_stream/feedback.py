@@ -45,11 +45,11 @@ class Memory(Protocol):
     def record(self, ids: Any, loss: Any, weight: Any = None, *, step: int) -> None:
         """Remember the losses and weights of a batch."""
 
-    def update(self, ids: Any, *, weight: Any = None, group: Any = None, step: int | None = None) -> None:
+    def update(self, ids: Any, *, weight: Any = None, step: int | None = None) -> None:
         """Remember samples that have no loss."""
 
-    def group_numbers(self, names: Sequence[str]) -> NDArray[np.int64]:
-        """The numbers of groups; new names get one."""
+    def set_groups(self, ids: Any, names: Sequence[str]) -> None:
+        """Remember of which groups samples are."""
 
     def stats(self) -> dict[str, float]:
         """Figures over all records and the latest feedback."""
@@ -148,10 +148,7 @@ class Feedback:
     def learn_groups(self, groups: SampleGroups) -> None:
         """These samples are of these groups: remembered, where the store does not know it."""
         with self._threads:
-            numbers = self.store.group_numbers(groups.names)
-            news = self.store.get(groups.ids)["group"] != numbers
-            if np.count_nonzero(news):
-                self.store.update(groups.ids[news], group=numbers[news])
+            self.store.set_groups(groups.ids, groups.names)
 
     def _resolve(
         self, batch: Batch, positions: Positions, ids: NDArray[np.int64], losses: Tensor

@@ -58,7 +58,8 @@ class WeightedStream:
         group_fn: of which group a sample is (its domain, language, source …): the name of a column, or a function
             sample -> str or int, called where samples are read; of a batch that a pipeline made itself it returns one
             per sample. The store knows a sample's group once it was handed over, by a number: ``store.groups`` has the
-            names, strategies see both. None: groups are those that the store has, if any.
+            names, strategies see both. Not with ``as_dict`` and a DataLoader of your own. None: groups are those that
+            the store has (`WeightStore.set_groups`), if any.
         as_dict: put the ids into dict samples and batches under ``"sample_id"`` (int64), and yield those alone, for
             frameworks that take dicts; `weight` makes the `Weight` of such a batch.
 
@@ -415,7 +416,7 @@ def _groups_get_lost() -> SourceError:
         "Groups do not travel in the dicts that a DataLoader of your own makes.",
         found="group_fn with as_dict=True, and a DataLoader around the stream",
         expected="stream.loader(...), which tells the store, or groups that the store has already",
-        do="let stream.loader(...) make the loader; or store.update(ids, group=...) before, and leave group_fn out",
+        do="let stream.loader(...) make the loader; or store.set_groups(ids, names) before, and leave group_fn out",
     )
 
 

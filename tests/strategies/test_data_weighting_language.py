@@ -10,6 +10,7 @@ from torch import Tensor
 from weighted_stream import DataWeightingModel, MetaWeightNet, WeightedStream
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning"),
 ]

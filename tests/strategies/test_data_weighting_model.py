@@ -29,6 +29,7 @@ from weighted_stream import (
     per_sample_cross_entropy,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 DATA = Labelled()
 
 
@@ -238,10 +239,13 @@ def test_states_that_are_not_its_own() -> None:
         state | {"psi": state["psi"] | {"score.1.bias": torch.zeros(2)}},
         state | {"psi": state["psi"] | {"score.1.bias": torch.tensor([torch.nan])}},
         state | {"adam": {"score.1.bias": {}}},
+        state
+        | {"adam": {name: dict.fromkeys(("step", "exp_avg", "exp_avg_sq"), torch.ones(2)) for name in state["psi"]}},
         make(classifier(), None, eta=0.1, width=32).state_dict(),
     ):
         with pytest.raises(StateError, match="expected"):
             strategy.load_state_dict(wrong)
+    assert all(torch.equal(values, state["psi"][name]) for name, values in strategy.state_dict()["psi"].items())
 
 
 def test_a_batch_that_is_run_again_is_not_learned_from_again() -> None:
@@ -332,6 +336,7 @@ def test_under_autocast() -> None:
             (losses * weight).mean().backward()
     assert weight.tensor().std() > 0.01
     assert weight.tensor().dtype == torch.float32
+    assert torch.equal(weight.tensor(), weight.resolve(losses))  # the network itself runs in float32
     assert all(p.grad is not None for p in model.parameters())
     assert all(p.dtype == torch.float32 for p in strategy._psi.values())
 
@@ -440,3 +445,34 @@ def test_it_is_told_by_its_options_and_goes_without_a_trace() -> None:
     gc.collect()
     assert not model._forward_pre_hooks
     assert not model[4]._forward_pre_hooks
+
+
+def test_inside_a_compiled_step() -> None:
+    torch._dynamo.reset()
+    model = classifier()
+    strategy = make(model, sgd(model), lr=0.05)
+
+    @torch.compile(backend="eager")
+    def loss_of(x: Tensor, y: Tensor, weight) -> Tensor:
+        losses = per_sample_cross_entropy(model(x), y)
+        return (losses * weight).mean()
+
+    for (x, y), weight in itertools.islice(WeightedStream(DATA.dataset, strategy).loader(batch_size=BATCH), 4):
+        loss_of(x, y, weight).backward()
+    assert strategy.updates_made == 4
+    assert weight.tensor().std() > 0.01
+
+
+def test_a_sample_whose_effect_is_not_finite_has_no_say() -> None:
+    model, calls = classifier(), itertools.count()
+
+    def loss_fn(model: nn.Module, batch) -> Tensor:
+        broken = torch.tensor([0.0, torch.nan] if next(calls) >= 3 else [0.0, 0.0]).repeat(BATCH // 2)
+        return per_sample_cross_entropy(model(batch[0]), batch[1]) + broken[: len(batch[0])]
+
+    strategy = make(model, sgd(model), loss_fn=loss_fn)  # its calls: anchors, batch, target, and two for the effect
+    (x, y), weight = next(iter(WeightedStream(DATA.dataset, strategy).loader(batch_size=BATCH)))
+    weight.resolve(per_sample_cross_entropy(model(x), y))
+    assert strategy.not_finite == BATCH // 2
+    assert all(parameter.isfinite().all() for parameter in strategy._psi.values())
+    assert weight.tensor().std() > 0

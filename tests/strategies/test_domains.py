@@ -321,6 +321,31 @@ def test_known_before_the_losses(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_keeps_the_weights_it_was_given(kind: str) -> None:
+    """Also when others are weighed between its parts, or before it is run again."""
+    batches = [(batch["loss"].float(), weight) for batch, weight in streamed(made(kind), rows()).loader(batch_size=8)]
+    for losses, weight in batches[:5]:
+        weight.resolve(losses)
+    losses, weight = batches[5]
+    part = weight[:4].resolve(losses[:4])
+    assert not torch.equal(batches[6][1].resolve(losses + 9)[:4], part)
+    assert torch.equal(weight[4:].resolve(losses[4:]), part)
+    assert torch.equal(weight.resolve(losses), part.repeat(2))
+
+
+def test_of_a_domain_that_is_absent_the_latest_excess_counts() -> None:
+    losses = [2.0, 1.0, 1.5, 1.5, 0.5, 1.0]
+    domains = ["a", "b", "b", "b", "a", "b"]
+    data = [{"domain": name, "loss": loss} for name, loss in zip(domains, losses, strict=True)]
+    strategy = DoReMi(known(6, 0.5), eta=1.0, mix=0.1)
+    run(streamed(strategy, data), batch_size=2)
+    alpha = np.array([0.5, 0.5])
+    for excess in ([1.5, 0.5], [1.5, 1.0], [0.0, 0.5]):
+        alpha = doremi(alpha, np.array(excess), 1.0, 0.1)
+    assert list(strategy.domain_weights.values()) == pytest.approx(alpha.tolist())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_domains_that_come_late(kind: str) -> None:
     late = [*rows(40, {"code": 3.0, "text": 1.0, "web": 1.0}), *({"domain": "new", "loss": 1.0} for _ in range(16))]
     strategy = made(kind, **({"eta": 0.1} if kind == "DoReMi" else {}))
@@ -351,7 +376,7 @@ def test_its_state_goes_on_bit_for_bit_also_with_other_numbers(kind: str, steps:
     state = torch.load(file, weights_only=True)
     assert state == json.loads(json.dumps(first.state_dict()))
     store = WeightStore()
-    store.group_numbers(["web", "something", "text"])
+    store.set_groups(range(1000, 1003), ["web", "something", "text"])
     second.load_state_dict(state)
     other = list(streamed(second, rows(), store=store).loader(batch_size=8))
     other[0][1]._live().step = one._live().step
@@ -447,3 +472,38 @@ def test_options_that_cannot_be() -> None:
         with pytest.raises(StrategyError, match="DoReMi cannot work with this"):
             DoReMi(*arguments)  # type: ignore[arg-type]
     assert isinstance(make_strategy("online-data-mixing"), OnlineDataMixing)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("journal", [False, True])
+def test_a_stream_that_stops_and_goes_on(tmp_path: Any, kind: str, workers: int, journal: bool) -> None:
+    """The weights of the rest of the epoch and of the next are those of a run that never stopped."""
+    losses = np.random.default_rng(0).gamma(2.0, size=64).astype(np.float32)
+    data = [{"domain": NAMES[i % 4], "loss": losses[i]} for i in range(64)]
+    arguments: dict[str, Any] = {"batch_size": 8, "shuffle": True, "num_workers": workers}
+
+    def weighed(stream: WeightedStream, stop: int | None = None) -> list[list[float]]:
+        found = []
+        for batch, weight in stream.loader(**arguments):
+            found.append(weight.resolve(batch["loss"].float() + stream.epoch).tolist())
+            if len(found) == stop:
+                break
+        return found
+
+    path = str(tmp_path / "store") if journal else None
+    whole = streamed(made(kind), data)
+    expected = [*weighed(whole), *weighed(whole)]
+    with streamed(made(kind), data, store=path) as first:
+        begun = weighed(first, stop=3)
+        state = first.state_dict()
+        if journal:
+            weighed(first, stop=2)  # is undone
+    with streamed(made(kind), data, store=path) as second:
+        second.load_state_dict(state)
+        rest = [*weighed(second), *weighed(second)]
+        assert sorted(second.store.groups) == p_names
+        groups = second.store.get(range(64))["group"]
+        assert [second.store.groups[n] for n in groups] == [NAMES[i % 4] for i in range(64)]
+    assert begun + rest == expected
+    assert second.strategy.state_dict() == whole.strategy.state_dict()

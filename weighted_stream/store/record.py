@@ -117,6 +117,11 @@ def fields(records: Records) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[
     }
 
 
+def groups_of(records: Records) -> Ids:
+    """The groups of records alone, (n,)."""
+    return (words_of(records)[:, GROUP] ^ _MINUS_ONE).view(np.int32).astype(np.int64)
+
+
 def unusable(loss: Floats) -> npt.NDArray[np.bool_] | None:
     """Which losses may not enter an average (NaN, infinite, beyond `LARGEST_LOSS`); None if there is none."""
     good = np.abs(loss) <= LARGEST_LOSS

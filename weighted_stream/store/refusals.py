@@ -76,3 +76,13 @@ def no_journal() -> StoreError:
         expected="a store with a path, beside whose records the journal lies",
         do="WeightStore(path)",
     )
+
+
+def names(found: int, expected: int) -> StoreError:
+    """Groups cannot be told from these names."""
+    return StoreError(
+        "The store cannot tell whose groups these are.",
+        found=f"{found} names",
+        expected=f"{expected}, one per id",
+        do="store.set_groups(ids, names), with a name for each id",
+    )

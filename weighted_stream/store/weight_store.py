@@ -28,7 +28,7 @@ from weighted_stream.store.manifest import Fingerprint, Identity
 from weighted_stream.store.opening import lock, open_regions
 from weighted_stream.store.pieces import even
 from weighted_stream.store.place import JOURNAL, Place
-from weighted_stream.store.record import Ids, fields
+from weighted_stream.store.record import Ids, fields, groups_of
 from weighted_stream.store.regions import Regions
 from weighted_stream.store.scratch import Scratch
 from weighted_stream.store.statistics import summary
@@ -266,27 +266,39 @@ class WeightStore:
             self._groups.read()
         return self._groups.names
 
-    def group_numbers(self, names: Sequence[str]) -> Ids:
-        """The numbers of groups by their names: a new name gets the next number, and keeps it as long as the store is.
+    def set_groups(self, ids: Any, names: Sequence[str]) -> None:
+        """Remember of which groups samples are, by name. What is known already is not written again.
+
+        A new name gets the next number, and keeps it as long as the store is.
 
         Args:
-            names: (n,) str.
-
-        Returns:
-            (n,) int64, for ``update(ids, group=...)``.
+            ids: (n,) integers in [0, 2**63).
+            names: n of them.
 
         Raises:
-            StoreError: if the store would have more than 4,096 groups, is closed, or was opened for reading.
+            SampleIdError: if an id is no integer in [0, 2**63).
+            StoreError: if there are not as many names as ids, the store would have more than 4,096 groups, is closed,
+                or was opened for reading.
 
         Example:
             >>> with WeightStore() as store:
-            ...     store.update([3, 8], group=store.group_numbers(["code", "text"]))
+            ...     store.set_groups([3, 8], ["code", "text"])
             ...     store.groups, store.get([8])["group"].tolist()
             (('code', 'text'), [1])
         """
         self._check_writes()
+        ids = inputs.as_ids(ids)
+        highest = int(ids.view(np.uint64).max()) if ids.size else 0
+        if highest > MAX_ID:
+            raise inputs.negative(ids)
+        if len(names) != ids.size:
+            raise refusals.names(len(names), ids.size)
         with self._threads:
-            return self._groups.numbers(names)
+            numbers = self._groups.numbers(names)
+        # Groups are never held back, so nothing has to be written before they are looked up.
+        news = groups_of(self._regions.read(ids, highest)) != numbers
+        if np.count_nonzero(news):
+            self.update(ids[news], group=numbers[news])
 
     def reserve(self, count: int) -> None:
         """Make room for ids below ``count``, so that no update has to. It takes no disk and no memory.

@@ -50,12 +50,13 @@ class DataWeightingModel(MetaLearned):
     `save` it, and `load` it for another model or other data, with the same samples (in the same order) as target.
 
     Cost: an update adds, to a step, a forward and backward of the batch and of a target batch, and two forwards of the
-    batch: with a target batch of the same size 8/3 of a step. By default 40 of 1,000 batches are learned from:
-    1.11 steps a step. The hidden states come from the training forward; anchors cost one forward of the first
+    batch: with a target batch of the same size 8/3 of a step. By default 40 of 1,000 batches are learned from: 1.11
+    steps a step. The hidden states come from the training forward; anchors cost one forward of the first
     ``anchors`` samples of the target every ``refresh_every`` batches. Updates need the batch itself, from
-    ``stream.loader(...)``; frozen use does not. A batch is weighed as a whole: with micro-batches, run all forwards,
-    resolve all losses, then use the parts. In DistributedDataParallel each rank weighs its own part of the batch,
-    psi's gradient is averaged over the ranks, and psi stays the same on all of them.
+    ``stream.loader(...)`` (with ``as_dict``, one of its latest 64); frozen use does not. A batch is weighed as a
+    whole: with micro-batches, run all forwards, resolve all losses, then use the parts. In DistributedDataParallel
+    each rank weighs its own part of the batch, psi's gradient is averaged over the ranks, and psi stays the same on
+    all of them.
 
     Make it before the first call of a model that `torch.compile` compiles. Restrictions: see `HiddenStateProbe` and
     `LookAhead`.

@@ -63,11 +63,13 @@ class DoReMi(DomainStrategy):
         loss_fn: ``loss_fn(model, batch) -> losses (B,)`` for a model, as the trainer computes them.
         eta: step size.
         mix: share of the uniform distribution, 0 < mix < 1. The paper has 1e-3, the authors' code 1e-4.
-        shares: see `DomainStrategy`.
+        shares: the share of the data of each domain, by its name (or numbers of samples). None: domains and shares are
+            learned as samples come.
 
     Raises:
-        StrategyError: for options that cannot be; while weighing, see `DomainStrategy`; at feedback, for a sample
-            without a stored reference loss, or where the batch is not known.
+        StrategyError: for options that cannot be; while weighing, for a sample without a group, or of a domain that is
+            not among ``shares``; at feedback, for a sample without a stored reference loss, or where the batch is not
+            known.
         LossError: at feedback, if ``loss_fn`` or ``reference`` does not give one loss per sample.
 
     Example:

@@ -178,7 +178,7 @@ class DomainStrategy(Strategy):
                 f"{type(self).__name__} weighs domains, and does not know which these samples are of.",
                 found=f"no group of {int((places == 0).sum())} of {len(signals)} samples",
                 expected="a group for each sample",
-                do='WeightedStream(..., group_fn="column"), or store.update(ids, group=...)',
+                do='WeightedStream(..., group_fn="column"), or store.set_groups(ids, names)',
             )
         known = signals.group_names()
         names = [known[n] if n < len(known) else str(n) for n in numbers.tolist()]

@@ -8,7 +8,6 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from weighted_stream.errors import StrategyError
 from weighted_stream.probes.gradient_layers import Layers
 from weighted_stream.probes.model_losses import LossFn
 from weighted_stream.strategies import matching
@@ -72,13 +71,6 @@ class Greats(GradientSelecting):
         at_once: int | None = None,
         workspace: int = 2**27,
     ) -> None:
-        if isinstance(eta, nn.Module):
-            raise StrategyError(
-                "Greats cannot work with this eta.",
-                found=type(eta).__name__,
-                expected="a step size, the torch optimizer in training, or None",
-                do="Greats(model, target, eta=optimizer)",
-            )
         self._optimizer = eta if isinstance(eta, Optimizer) else None
         self.eta = None if eta is None or isinstance(eta, Optimizer) else check_number("Greats", "eta", eta, above=0)
         super().__init__(

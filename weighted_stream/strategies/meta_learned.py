@@ -58,7 +58,7 @@ class MetaLearned(Strategy):
     """
 
     joint = True
-    remedy = "The network may not have learned yet, or its target tells the samples of a batch in no way apart."
+    remedy = "It has hardly learned: more updates, a larger lr, or a target that is unlike some of the data."
 
     def __init__(self, network: nn.Module, ahead: LookAhead | None, lr: float, weight_decay: float = 0.0) -> None:
         self._network, self._ahead = network, ahead
@@ -186,16 +186,19 @@ class MetaLearned(Strategy):
         """
         who = type(self).__name__
         check_keys(f"{who}'s state", state, LEARNED)
-        load_psi(self._network, state["psi"], who)
         if state["adam"]:
             check_keys(f"the Adam state of {who}", state["adam"], self._psi)
-        self._adam.state.clear()
+        moments: dict[Tensor, dict[str, Tensor]] = {}
         for name, kept in state["adam"].items():
+            parameter = self._psi[name]
             check_keys(f"the Adam state of {name}", kept, ("step", "exp_avg", "exp_avg_sq"))
-            self._adam.state[self._psi[name]] = {
-                "step": torch.as_tensor(kept["step"]).clone(),
-                **{key: kept[key].to(self._psi[name], copy=True) for key in ("exp_avg", "exp_avg_sq")},
-            }
+            moments[parameter] = {"step": torch.as_tensor(kept["step"]).clone()}
+            for key in "exp_avg", "exp_avg_sq":
+                check_like(f"{key} of {name}", kept[key], parameter, who)
+                moments[parameter][key] = kept[key].to(parameter, copy=True)
+        load_psi(self._network, state["psi"], who)
+        self._adam.state.clear()
+        self._adam.state.update(moments)
         self._batches, self._updates, self._not_finite = map(int, state["counted"])
         if self._ahead is not None:
             self._ahead.position = int(state["target"])
@@ -210,15 +213,20 @@ def load_psi(network: nn.Module, values: Mapping[str, Any], who: str) -> None:
     psi = dict(network.named_parameters())
     check_keys(f"the network of {who}", values, psi)
     for name, parameter in psi.items():
-        given = values[name]
-        if not isinstance(given, Tensor) or given.shape != parameter.shape or not bool(given.isfinite().all()):
-            found = f"{name} {tuple(given.shape)}" if isinstance(given, Tensor) else f"{name}: {type(given).__name__}"
-            raise StateError(
-                f"These are not the parameters of a network like that of this {who}.",
-                found=found,
-                expected=f"finite floats {tuple(parameter.shape)}",
-                do="make it with the options it was saved with (width, layers, anchors)",
-            )
+        check_like(name, values[name], parameter, who)
     with torch.no_grad():
         for name, parameter in psi.items():
             parameter.copy_(values[name])
+
+
+def check_like(name: str, given: Any, parameter: Tensor, who: str) -> None:
+    """Raise a `StateError` unless these are finite floats in the shape of this parameter."""
+    fits = isinstance(given, Tensor) and given.shape == parameter.shape and given.is_floating_point()
+    if not fits or not bool(given.isfinite().all()):
+        found = f"{name} {tuple(given.shape)}" if isinstance(given, Tensor) else f"{name}: {type(given).__name__}"
+        raise StateError(
+            f"These are not the parameters of a network like that of this {who}.",
+            found=found,
+            expected=f"finite floats {tuple(parameter.shape)}",
+            do="make it with the options it was saved with (width, layers, anchors)",
+        )

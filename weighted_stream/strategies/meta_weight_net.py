@@ -53,11 +53,11 @@ class MetaWeightNet(MetaLearned):
     it, psi's Adam with an eps of 1e-15, and any step the optimizer makes (pass SGD, or ``eta`` alone, for the
     published one; with Adam the step is Adam's).
 
-    Each update costs about a step and two thirds more: a forward and backward of the batch and of a target batch, and
-    two forwards of the batch; ``every=10`` makes it a quarter. The batch must come from ``stream.loader(...)``, as the
-    update runs the model on it again; it must be weighed as a whole. In DistributedDataParallel psi's gradient, like
-    the look-ahead, is averaged over the ranks, and psi stays the same on all of them. Losses of the update are computed
-    without autocast unless ``loss_fn`` enters it.
+    Each update costs 8/3 of a step more: a forward and backward of the batch and of a target batch (of the same size),
+    and two forwards of the batch; ``every=10`` makes it a quarter. The batch must come from ``stream.loader(...)``,
+    as the update runs the model on it again; it must be weighed as a whole. In DistributedDataParallel psi's
+    gradient, like the look-ahead, is averaged over the ranks, and psi stays the same on all of them. Losses of the
+    update are computed without autocast unless ``loss_fn`` enters it.
 
     Args:
         model: the model in training, bare or inside `torch.compile` or DistributedDataParallel, its parameters in

@@ -61,10 +61,12 @@ class OnlineDataMixing(DomainStrategy):
     a share of the steps with the data's own proportions).
 
     Args:
-        shares: see `DomainStrategy`.
+        shares: the share of the data of each domain, by its name (or numbers of samples). None: domains and shares are
+            learned as samples come.
 
     Raises:
-        StrategyError: see `DomainStrategy`.
+        StrategyError: for shares that cannot be; while weighing, for a sample without a group, or of a domain that is
+            not among ``shares``.
 
     Example:
         >>> from weighted_stream import OnlineDataMixing, WeightedStream
