@@ -97,6 +97,7 @@ class WeightedLoader:
         loader: yields ``(ids, batch)``, and with them the samples' groups, if they are asked for.
         feedback: what the weights are bound to.
         begin_epoch: called when a ``for`` begins: a position, which this keeps up to date, and the batches with ids.
+        end_epoch: called when a ``for`` has come to the end of it.
         saved: whose state it is: the stream.
         as_dict: yield dict batches with the ids inside instead.
         batching: ``batch_size`` and ``drop_last``, where the dataset inside does the loader's batching.
@@ -109,13 +110,15 @@ class WeightedLoader:
         loader: Any,
         feedback: Feedback,
         begin_epoch: Callable[[], tuple[Position, Iterable[Any]]],
+        end_epoch: Callable[[Position], None],
         saved: Saved,
         as_dict: bool = False,
         batching: Mapping[str, Any] | None = None,
         draws: Draws | None = None,
         handed_over: HandedOver | None = None,
     ) -> None:
-        self._loader, self._feedback, self._begin_epoch, self._as_dict = loader, feedback, begin_epoch, as_dict
+        self._loader, self._feedback, self._as_dict = loader, feedback, as_dict
+        self._begin_epoch, self._end_epoch = begin_epoch, end_epoch
         self._saved = saved
         self._batching = batching or {}
         self._draws, self._handed_over = draws, handed_over
@@ -138,6 +141,7 @@ class WeightedLoader:
                     self._handed_over.add(samples.ids, samples.samples)
             yield batch if self._as_dict else (batch, Weight(samples, feedback))
         position.over = True
+        self._end_epoch(position)
 
     def _chosen(self, ids: NDArray[np.int64], batch: Any) -> tuple[Batch, Any]:
         if self._draws is None:

@@ -25,10 +25,11 @@ from weighted_stream.order import set_order
 from weighted_stream.position import Position, layout_of
 from weighted_stream.reading import Reading
 from weighted_stream.rebuild import merged_arguments
-from weighted_stream.rest import Counted
+from weighted_stream.rest import Counted, weighed
 from weighted_stream.scoring.ahead import ScoringAhead
 from weighted_stream.sources import source_for
 from weighted_stream.sources.webloader import follow_webloader, torch_loader_of
+from weighted_stream.sources.whole import ended_early, lacking
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.options import check_integer
@@ -185,6 +186,7 @@ class WeightedStream:
             reading.loader,
             self._live(),
             begin_epoch,
+            self._end_epoch,
             self,
             as_dict=self._as_dict,
             batching=reading.batching,
@@ -205,6 +207,7 @@ class WeightedStream:
         self._next_epoch = self._epoch + 1
         self._source.workers = workers
         step = self._live().step
+        self._source.check()
         if position is None:
             self._source.set_epoch(self._epoch)
             self.strategy.begin_epoch(self._epoch, self.store.chunks)
@@ -216,6 +219,23 @@ class WeightedStream:
             self._ahead.begin(self._epoch, order_seed)
         self._position = position
         return position, items
+
+    def _end_epoch(self, position: Position) -> None:
+        """Nothing ends an epoch early in silence.
+
+        Raises:
+            SourceError: if the loader gave out before the dataset did.
+        """
+        least = self._source.least() if self._webloader is None and position.filtered is None else None
+        layout = position.layout
+        if least is None:
+            return
+        if layout.drop_last:
+            least -= ((layout.batch_size or 1) - 1) * max(1, layout.workers)
+        if position.samples < least:
+            delivered = weighed(self.store, position.first_step, self._live().step)
+            shards = self._source.fingerprint().shards if layout.ranks == 1 else {}
+            raise ended_early(position.epoch, position.samples, least, shards, lacking(shards, delivered))
 
     def weight(self, ids: Tensor | Sequence[int]) -> Weight:
         """The `Weight` of samples known by their ids, e.g. of a dict batch: ``stream.weight(batch["sample_id"])``.

@@ -138,7 +138,7 @@ def _vectors(probe: HiddenStateProbe, forward: Forward, batch: Any) -> Tensor:
     except Exception as error:  # the model's own, whatever it is
         error.add_note(
             f"{type(probe.model).__name__} ran on a batch of the target. A dict goes in as keywords, a tuple or list "
-            "by position, anything else as it is: leave out what the model does not take, or say how to run it: forward="
+            "by position, anything else as it is: leave out what the model does not take, or pass forward=."
         )
         raise
 

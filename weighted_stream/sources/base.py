@@ -120,6 +120,17 @@ class Source(ABC):
     def set_epoch(self, epoch: int) -> None:
         """Tell the dataset which epoch begins; workers must see it too. Default: nothing to tell."""
 
+    def check(self) -> None:
+        """Look, before an epoch begins, whether what it will read is there, as far as that is cheap. Default: nothing.
+
+        Raises:
+            SourceError: if it is not.
+        """
+
+    def least(self) -> int | None:
+        """How many samples this rank is given in the epoch that has begun, at least; None if nobody knows."""
+        return None
+
     def rewind(self, epoch: int) -> None:
         """Begin at this epoch's order, though the dataset may have been past it. Default: `set_epoch`."""
         self.set_epoch(epoch)

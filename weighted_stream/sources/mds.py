@@ -15,6 +15,7 @@ from weighted_stream.errors import SampleIdError, SourceError
 from weighted_stream.sources.base import Fingerprint, Source
 from weighted_stream.sources.ids import ROW_BITS, shard_base
 from weighted_stream.sources.keys import IdFn, by, identify
+from weighted_stream.sources.mds_checks import check_local, resumes
 from weighted_stream.sources.mds_copies import copy_of, leave_to_owner, unconnected
 from weighted_stream.sources.mds_parts import mds_parts
 from weighted_stream.sources.mds_shards import folders, remove_folders
@@ -97,6 +98,20 @@ class MDSSource(Source):
         if dataset.next_epoch < epoch:
             dataset.next_epoch = epoch
         self._ahead.fill_(dataset.next_epoch - epoch)
+
+    def check(self) -> None:
+        """Every shard that no remote could bring must be there, as long as its index says.
+
+        Raises:
+            SourceError: naming those that are not.
+        """
+        check_local(self._dataset)
+
+    def least(self) -> int | None:
+        """The dataset's length; None if it begins within an epoch by its own state, or leaves samples out."""
+        dataset: Any = self._dataset
+        whole = dataset.batching_method == "random" and not resumes(dataset)
+        return len(dataset) if whole else None
 
     def rewind(self, epoch: int) -> None:
         """Begin at this epoch's order, also if the dataset was past it."""

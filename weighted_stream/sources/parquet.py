@@ -103,6 +103,10 @@ class ParquetSource(Source):
         if self._parent_replica is None:
             self._data.set_epoch(epoch)
 
+    def least(self) -> int:
+        """The rows of this rank."""
+        return len(self._data)
+
     def batches(self, size: int, drop_last: bool) -> ParquetBatches | None:
         """Whole batches, unless rows are shuffled or name themselves one by one."""
         simple = self._id_fn is None and not self._data.shuffle and isinstance(size, int) and size > 0

@@ -1,0 +1,161 @@
+"""Nothing ends an epoch early in silence: missing, cut and empty shards are named, before the epoch or at its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from shards import streaming_here, write_mds
+
+from weighted_stream import SourceError, Uniform, WeightedStream
+from weighted_stream.sources.ids import shard_id
+from weighted_stream.sources.whole import ended_early, lacking
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
+
+ROWS = 100
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Any:
+    pytest.importorskip("streaming")
+    with streaming_here():
+        yield
+
+
+def dataset(folder: Path, **options: Any) -> Any:
+    from streaming import StreamingDataset
+
+    return StreamingDataset(local=str(folder), **{"batch_size": 4, "shuffle": False, **options})
+
+
+def epoch(stream: WeightedStream, **arguments: Any) -> int:
+    count = 0
+    for batch, weight in stream.loader(**{"batch_size": 4, **arguments}):
+        weight.resolve(batch["marker"].float())
+        count += len(weight)
+    return count
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing": (Path.unlink, "shard.00004.mds is missing"),
+    "cut": (cut, r"shard.00004.mds has [\d,]+ of [\d,]+ bytes"),
+    "empty": (empty, r"shard.00004.mds has 0 of [\d,]+ bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_is_not_there_is_named_before_the_epoch(
+    here: None, tmp_path: Path, kind: str, workers: int
+) -> None:
+    write_mds(tmp_path, range(ROWS))
+    data = dataset(tmp_path)  # which does not look at the shards
+    breaks, says = BROKEN[kind]
+    breaks(tmp_path / "shard.00004.mds")
+    stream = WeightedStream(data, Uniform())
+    with pytest.raises(SourceError, match=says):
+        epoch(stream, num_workers=workers)
+    assert len(stream.store) == 0
+
+
+def test_a_shard_that_goes_during_the_epoch_is_named_at_its_end(here: None, tmp_path: Path) -> None:
+    write_mds(tmp_path, range(ROWS))
+    stream = WeightedStream(dataset(tmp_path, predownload=4), Uniform())
+
+    def train() -> None:
+        for number, (batch, weight) in enumerate(stream.loader(batch_size=4)):
+            weight.resolve(batch["marker"].float())
+            if number == 2:
+                (tmp_path / "shard.00007.mds").unlink()
+
+    with pytest.raises(SourceError, match=r"Epoch 0 ended early(.|\n)*shard.00007.mds \(0 of 10 rows\)") as error:
+        train()
+    assert "100 samples" in str(error.value)
+    assert 10 < len(stream.store) < ROWS
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_compressed_shards_may_be_there_in_either_form(here: None, tmp_path: Path) -> None:
+    write_mds(tmp_path, range(ROWS), compression="gz")
+    stream = WeightedStream(dataset(tmp_path), Uniform())
+    assert epoch(stream) == ROWS  # decompressed on the way
+    assert epoch(stream) == ROWS
+    for path in tmp_path.glob("shard.00003.mds*"):
+        path.unlink()
+    with pytest.raises(SourceError, match=r"shard.00003.mds(\.gz)? is missing"):
+        epoch(stream)
+
+
+def test_a_remote_brings_what_is_missing(here: None, tmp_path: Path) -> None:
+    write_mds(tmp_path / "remote", range(ROWS))
+    from streaming import StreamingDataset
+
+    data = StreamingDataset(remote=str(tmp_path / "remote"), local=str(tmp_path / "local"), batch_size=4, shuffle=True)
+    assert epoch(WeightedStream(data, Uniform())) == ROWS
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("options", [{}, {"drop_last": True}, {"batch_size": 7}, {"batch_size": 7, "drop_last": True}])
+def test_whole_epochs_pass(here: None, tmp_path: Path, workers: int, options: dict[str, Any]) -> None:
+    write_mds(tmp_path, range(ROWS))
+    stream = WeightedStream(dataset(tmp_path, batch_size=options.get("batch_size", 4)), Uniform())
+    for _ in range(2):
+        assert epoch(stream, num_workers=workers, **options) >= ROWS - 2 * 6
+
+
+def test_an_epoch_that_streaming_resumes_is_shorter(here: None, tmp_path: Path) -> None:
+    write_mds(tmp_path, range(ROWS))
+    state = dataset(tmp_path).state_dict(40, True)
+    data = dataset(tmp_path)
+    data.load_state_dict({**state, "epoch": 0, "sample_in_epoch": 40})
+    stream = WeightedStream(data, Uniform())
+    assert epoch(stream) == ROWS - 40
+    assert epoch(stream) == ROWS
+
+
+def test_a_smaller_epoch_of_its_own(here: None, tmp_path: Path) -> None:
+    write_mds(tmp_path, range(ROWS))
+    assert epoch(WeightedStream(dataset(tmp_path, epoch_size=30), Uniform())) == 30
+
+
+def test_an_index_that_lists_more_than_there_is(here: None, tmp_path: Path) -> None:
+    write_mds(tmp_path, range(ROWS))
+    index = json.loads((tmp_path / "index.json").read_text())
+    index["shards"][2]["raw_data"]["bytes"] += 1
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(SourceError, match=r"shard\.00002\.mds has"):
+        epoch(WeightedStream(dataset(tmp_path), Uniform()))
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 9), min_size=1), st.data())
+def test_lacking(shards: dict[str, int], data: st.DataObject) -> None:
+    rows = [(name, row) for name, count in shards.items() for row in range(count)]
+    gone = data.draw(st.sets(st.sampled_from(rows)))
+    ids = np.sort(np.array([shard_id(*row) for row in rows if row not in gone], np.int64))
+    short = {name: count - sum(g[0] == name for g in gone) for name, count in shards.items()}
+    assert lacking(shards, ids) == {name: left for name, left in short.items() if left < shards[name]}
+
+
+def test_many_shards_are_not_all_named() -> None:
+    shards = {f"{number}.mds": 10 for number in range(9)}
+    text = str(ended_early(3, 10, 90, shards, dict.fromkeys(list(shards)[1:], 0)))
+    assert "4.mds (0 of 10 rows)" in text
+    assert "and 3 more" in text
