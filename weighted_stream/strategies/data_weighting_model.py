@@ -192,6 +192,16 @@ class DataWeightingModel(MetaLearned):
             StateError: for a file that is not whole, or none of a weighting network.
             StrategyError: for options that cannot be.
             FileNotFoundError: if there is no such file.
+
+        Example:
+            >>> import tempfile
+            >>> small, wide = (nn.Sequential(nn.Linear(3, width), nn.Linear(width, 2)) for width in (8, 32))
+            >>> target = [(torch.randn(6, 3), torch.randint(2, (6,)))]
+            >>> with tempfile.NamedTemporaryFile() as file:
+            ...     DataWeightingModel(small, target, eta=0.1, anchors=6, head="1").save(file.name)
+            ...     dwm = DataWeightingModel.load(file.name, wide, target, head="1")
+            >>> dwm.anchors, dwm.frozen
+            (6, True)
         """
         kept, psi = load_network(path)
         check_keys(f"the size of a weighting network in {path}", kept, SIZES)
