@@ -447,6 +447,20 @@ def test_it_is_told_by_its_options_and_goes_without_a_trace() -> None:
     assert not model[4]._forward_pre_hooks
 
 
+def test_a_batch_in_another_order() -> None:
+    """The samples of the update are those of the losses, place by place."""
+    found, order = [], torch.randperm(BATCH, generator=torch.Generator().manual_seed(0))
+    for turned in False, True:
+        model = classifier()
+        strategy = stirred(make(model, sgd(model), derivatives="exact"))
+        (x, y), weight = next(iter(WeightedStream(DATA.dataset, strategy).loader(batch_size=BATCH)))
+        if turned:
+            x, y, weight = x[order], y[order], weight[order]
+        weight.resolve(per_sample_cross_entropy(model(x), y))
+        found.append(strategy.state_dict()["psi"]["score.1.weight"])
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+
+
 def test_inside_a_compiled_step() -> None:
     torch._dynamo.reset()
     model = classifier()

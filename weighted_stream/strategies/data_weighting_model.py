@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from weighted_stream.errors import StrategyError
+from weighted_stream.probes.directional import Derivatives
 from weighted_stream.probes.hidden_states import HiddenStateProbe, MaskOf
-from weighted_stream.probes.look_ahead import Derivatives, LookAhead
+from weighted_stream.probes.look_ahead import LookAhead
 from weighted_stream.probes.model_losses import LossFn, standard_losses
 from weighted_stream.probes.target import KeptTarget, target_vectors
 from weighted_stream.signals import Signals
