@@ -1,6 +1,6 @@
 """What a step costs with each method, as a ratio to plain training.
 
-    python -m benchmarks.method_cost [--device cpu | cuda] [--sizes 1M 5M] [--repeats 9] [--only NAME]
+    python -m benchmarks.method_cost [--device cpu | cuda] [--sizes 1M 5M] [--repeats 7] [--only NAME]
 
 Plain training is a loop over a DataLoader without this library: forward, backward, AdamW, batches of 16. A method's
 steps and plain ones are timed in turn, a few steps at a time. "Probe alone" is no training: the one forward and
@@ -12,7 +12,8 @@ Data Weighting Model learns on 1 of 25 batches, as by default; Meta-Weight-Net o
 Peak memory is that of a process of its own which makes nothing but these steps, beyond what it took before there was a
 model: on a GPU what torch allocated there, on a CPU the resident set.
 
-The machine must have nothing else to do. On a GPU, training and probe run under autocast to bfloat16.
+The machine must have nothing else to do; on one CPU core (OMP_NUM_THREADS=1) it takes about half an hour. On a GPU,
+training and probe run under autocast to bfloat16.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.method_cost")
     parser.add_argument("--device", choices=list(SIZES), default="cpu")
     parser.add_argument("--sizes", nargs="+", help="of the model; all of the device by default")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", action="append", choices=list(METHODS), help="this row; may be repeated")
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args(argv)

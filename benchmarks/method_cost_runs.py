@@ -188,9 +188,9 @@ def meta_weight_net(every: int, setup: Setup) -> MetaWeightNet:
     return MetaWeightNet(setup.model, [setup.rows[:BATCH]], setup.optimizer, loss_fn=losses_of, every=every)
 
 
-def data_weighting_model(setup: Setup) -> DataWeightingModel:
-    """Learning on 1 of 25 batches, with 16 anchors that last as long: by default it is 40 of 1,000, and 32 that last
-    50."""
+def data_weighting_model(updates: int, setup: Setup) -> DataWeightingModel:
+    """Learning on so many of 25 batches, with 16 anchors that last as long: by default it is 40 of 1,000, and 32 that
+    last 50."""
     return DataWeightingModel(
         setup.model,
         [setup.rows[:BATCH]],
@@ -198,7 +198,7 @@ def data_weighting_model(setup: Setup) -> DataWeightingModel:
         loss_fn=losses_of,
         stages=10**6,
         stage_steps=STAGE,
-        updates=1,
+        updates=updates,
         anchors=16,
         refresh_every=STAGE,
         head="head",
@@ -229,7 +229,7 @@ METHODS: dict[str, Callable[[Setup], Step]] = {
     "Adapt": partial(weighted, adapt),
     "MetaWeightNet": partial(weighted, partial(meta_weight_net, 1)),
     "MetaWeightNet, every 5": partial(weighted, partial(meta_weight_net, 5)),
-    "DataWeightingModel": partial(weighted, data_weighting_model),
+    "DataWeightingModel": partial(weighted, partial(data_weighting_model, 1)),
     "RhoLoss, 10%": partial(weighted, partial(rho_loss, 0.1)),
     "probe alone, head": partial(probe, HEAD, None),
     "probe alone, all linear": partial(probe, "all", None),
@@ -253,5 +253,9 @@ STEPS = {"DataWeightingModel": STAGE}
 PARTS: dict[str, dict[str, Callable[[Setup], Step]]] = {
     "probe alone, head": {"forward": forward_only, "forward and backward": partial(bare_probe, HEAD)},
     "probe alone, all linear": {"forward": forward_only, "forward and backward": partial(bare_probe, "all")},
+    "DataWeightingModel": {
+        "frozen": partial(weighted, partial(data_weighting_model, 0)),
+        "learning on each batch": partial(weighted, partial(data_weighting_model, STAGE)),
+    },
 }
 """What a bounded method is made of, to be timed if it takes longer."""

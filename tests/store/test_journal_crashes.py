@@ -63,6 +63,11 @@ def roll_back(store: WeightStore, middle: dict[str, Any]) -> None:
     store.load_state_dict(middle)
 
 
+def to_nothing(store: WeightStore, middle: dict[str, Any]) -> None:
+    """Back to before the first entry: its files go."""
+    store.load_state_dict({**middle, "position": 0, "chain": 0})
+
+
 def update(store: WeightStore, middle: dict[str, Any]) -> None:
     store.update(NEW, loss=np.ones(NEW.size), weight=np.ones(NEW.size), step=STEPS)
 
@@ -74,7 +79,13 @@ def grow(store: WeightStore, middle: dict[str, Any]) -> None:
 
 
 # Every how many lines; with 1 all of them are tried, which takes some minutes.
-WORKS = {"update": (update, 4), "grow": (grow, 211), "roll back": (roll_back, 23), "compact": (compact, 37)}
+WORKS = {
+    "update": (update, 4),
+    "grow": (grow, 211),
+    "roll back": (roll_back, 23),
+    "to nothing": (to_nothing, 37),
+    "compact": (compact, 37),
+}
 
 
 @pytest.fixture(autouse=True)

@@ -447,6 +447,20 @@ def test_it_is_told_by_its_options_and_goes_without_a_trace() -> None:
     assert not model[4]._forward_pre_hooks
 
 
+def test_a_batch_in_another_order() -> None:
+    """The samples of the update are those of the losses, place by place."""
+    found, order = [], torch.randperm(BATCH, generator=torch.Generator().manual_seed(0))
+    for turned in False, True:
+        model = classifier()
+        strategy = stirred(make(model, sgd(model), derivatives="exact"))
+        (x, y), weight = next(iter(WeightedStream(DATA.dataset, strategy).loader(batch_size=BATCH)))
+        if turned:
+            x, y, weight = x[order], y[order], weight[order]
+        weight.resolve(per_sample_cross_entropy(model(x), y))
+        found.append(strategy.state_dict()["psi"]["score.1.weight"])
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+
+
 def test_inside_a_compiled_step() -> None:
     torch._dynamo.reset()
     model = classifier()
@@ -476,3 +490,34 @@ def test_a_sample_whose_effect_is_not_finite_has_no_say() -> None:
     assert strategy.not_finite == BATCH // 2
     assert all(parameter.isfinite().all() for parameter in strategy._psi.values())
     assert weight.tensor().std() > 0
+
+
+def test_a_stream_goes_on_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    def fresh():
+        model = classifier()
+        optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+        options = {"lr": 0.02, "stage_steps": 9, "updates": 4, "refresh_every": 5}
+        return model, optimizer, WeightedStream(DATA.dataset, make(model, optimizer, **options))
+
+    def steps(model, optimizer, stream, stop: int) -> list[tuple[list[int], Tensor]]:
+        found: list[tuple[list[int], Tensor]] = []
+        while len(found) < stop:
+            for (x, y), weight in stream.loader(batch_size=BATCH, shuffle=True):
+                losses = per_sample_cross_entropy(model(x), y)
+                optimizer.zero_grad()
+                (losses * weight).mean().backward()
+                optimizer.step()
+                found.append((weight.ids.tolist(), weight.tensor()))
+                if len(found) == stop:
+                    break
+        return found
+
+    expected = steps(*fresh(), 90)[70:]
+    first, second = fresh(), fresh()
+    steps(*first, 70)  # of 63 in an epoch
+    torch.save([part.state_dict() for part in first], tmp_path / "checkpoint")
+    for part, state in zip(second, torch.load(tmp_path / "checkpoint", weights_only=True), strict=True):
+        part.load_state_dict(state)
+    for (ids, weights), (expected_ids, expected_weights) in zip(steps(*second, 20), expected, strict=True):
+        assert ids == expected_ids
+        assert torch.equal(weights, expected_weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from weighted_stream.errors import StoreError
 from weighted_stream.store import manifest
 from weighted_stream.store.folder import Folder
@@ -9,7 +11,7 @@ from weighted_stream.store.header import NO_TARGET
 from weighted_stream.store.journal import Journal
 from weighted_stream.store.journal_base import Base
 from weighted_stream.store.journal_files import JournalFiles
-from weighted_stream.store.journal_segment import damaged, firsts
+from weighted_stream.store.journal_segment import ENTRIES, damaged, firsts, head_size
 from weighted_stream.store.place import JOURNAL
 from weighted_stream.store.regions import Regions
 
@@ -25,14 +27,16 @@ def open_journal(place: Folder, regions: Regions, limit: int) -> Journal:
     """
     folder, header = place.path / JOURNAL, regions.header
     base = Base(folder / "base")
+    cutting = header.target > NO_TARGET
     if not base.exists and not firsts(folder):
+        if not cutting:
+            _check_nothing_lost(folder)
         # Records without a journal: it begins here.
         header.target = NO_TARGET
         regions.mend()
         if header.mark != (0, 0) or header.tally.samples:
             folder.mkdir(exist_ok=True)
             base.take(regions)
-    cutting = header.target > NO_TARGET
     files = JournalFiles(folder, manifest.identity(place), base.mark, limit, cutting=cutting)
     if files.first > base.mark[0] + 1:
         raise damaged(folder, base.mark[0] + 1)
@@ -40,6 +44,12 @@ def open_journal(place: Folder, regions: Regions, limit: int) -> Journal:
     journal.mend()
     regions.journal = journal
     return journal
+
+
+def _check_nothing_lost(folder: Path) -> None:
+    for file in folder.glob(f"*{ENTRIES}"):
+        if file.stat().st_size > head_size():
+            raise damaged(file, 1)
 
 
 def refuse_journal(place: Folder) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from weighted_stream.errors import StrategyError
+from weighted_stream.probes.directional import Derivatives
 from weighted_stream.probes.hidden_states import HiddenStateProbe, MaskOf
-from weighted_stream.probes.look_ahead import Derivatives, LookAhead
+from weighted_stream.probes.look_ahead import LookAhead
 from weighted_stream.probes.model_losses import LossFn, standard_losses
 from weighted_stream.probes.target import KeptTarget, target_vectors
 from weighted_stream.signals import Signals
@@ -192,6 +193,16 @@ class DataWeightingModel(MetaLearned):
             StateError: for a file that is not whole, or none of a weighting network.
             StrategyError: for options that cannot be.
             FileNotFoundError: if there is no such file.
+
+        Example:
+            >>> import tempfile
+            >>> small, wide = (nn.Sequential(nn.Linear(3, width), nn.Linear(width, 2)) for width in (8, 32))
+            >>> target = [(torch.randn(6, 3), torch.randint(2, (6,)))]
+            >>> with tempfile.NamedTemporaryFile() as file:
+            ...     DataWeightingModel(small, target, eta=0.1, anchors=6, head="1").save(file.name)
+            ...     dwm = DataWeightingModel.load(file.name, wide, target, head="1")
+            >>> dwm.anchors, dwm.frozen
+            (6, True)
         """
         kept, psi = load_network(path)
         check_keys(f"the size of a weighting network in {path}", kept, SIZES)

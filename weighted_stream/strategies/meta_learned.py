@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -145,7 +146,7 @@ class MetaLearned(Strategy):
         )
 
     def _samples(self, signals: Signals) -> Any:
-        """The batch as handed over; without those whose losses are not finite."""
+        """The samples as handed over: those weighed, in their order (without those whose losses are not finite)."""
         if signals.samples is None:
             raise StrategyError(
                 f"{type(self).__name__} learns from the samples of this batch, and does not know them.",
@@ -154,8 +155,8 @@ class MetaLearned(Strategy):
                 do="let stream.loader(...) make the loader; a trained DataWeightingModel works with frozen=True",
             )
         places = places_of(signals)
-        asked = places if signals.asked is None else signals.asked
-        return signals.samples if len(places) == len(asked) else cut(signals.samples, places, len(asked))
+        size = len(places if signals.asked is None else signals.asked)  # of the whole batch: the strategy is joint
+        return signals.samples if np.array_equal(places, np.arange(size)) else cut(signals.samples, places, size)
 
     def _settle(self, device: torch.device) -> None:
         """Psi and its Adam's state, on the device of the features."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from weighted_stream.probes.look_ahead import Derivatives, LookAhead
+from weighted_stream.probes.directional import Derivatives
+from weighted_stream.probes.look_ahead import LookAhead
 from weighted_stream.probes.model_losses import LossFn
 from weighted_stream.signals import Signals
 from weighted_stream.strategies.gate import Normalize, normalized
