@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shards import streaming_here, write_mds
+from shards import streaming_here, write_mds, write_tars
 
 from weighted_stream import SourceError, Uniform, WeightedStream
 from weighted_stream.sources.ids import shard_id
+from weighted_stream.sources.webdataset_checks import check_tars
 from weighted_stream.sources.whole import ended_early, lacking
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+    # webdataset leaves closing its files to the garbage collector
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:.*num_workers.*:UserWarning:webdataset"),
 ]
 
 ROWS = 100
@@ -92,7 +97,6 @@ def test_a_shard_that_goes_during_the_epoch_is_named_at_its_end(here: None, tmp_
     assert 10 < len(stream.store) < ROWS
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_compressed_shards_may_be_there_in_either_form(here: None, tmp_path: Path) -> None:
     write_mds(tmp_path, range(ROWS), compression="gz")
     stream = WeightedStream(dataset(tmp_path), Uniform())
@@ -143,6 +147,45 @@ def test_an_index_that_lists_more_than_there_is(here: None, tmp_path: Path) -> N
     (tmp_path / "index.json").write_text(json.dumps(index))
     with pytest.raises(SourceError, match=r"shard\.00002\.mds has"):
         epoch(WeightedStream(dataset(tmp_path), Uniform()))
+
+
+@pytest.mark.parametrize("bytes_left", [0, 700, 1024, 5000])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_tar_file_without_its_end_is_named(tmp_path: Path, bytes_left: int, workers: int) -> None:
+    """webdataset by itself may end such a shard without an error, with half a sample at its end."""
+    wds = pytest.importorskip("webdataset")
+    urls = write_tars(tmp_path, range(30))
+    stream = WeightedStream(wds.WebDataset(urls, shardshuffle=False).decode().map(marker), Uniform())
+    assert epoch(stream, num_workers=workers) == 30
+    path = Path(urls[1])
+    path.write_bytes(path.read_bytes()[:bytes_left])
+    with pytest.raises(SourceError, match=rf"00001.tar \({bytes_left:,} bytes\)"):
+        epoch(stream, num_workers=workers)
+
+
+def test_a_pipeline_that_goes_on_behind_errors_is_warned(tmp_path: Path) -> None:
+    wds = pytest.importorskip("webdataset")
+    urls = write_tars(tmp_path, range(30))
+    Path(urls[1]).write_bytes(b"")
+    data = wds.WebDataset(urls, shardshuffle=False, handler=wds.ignore_and_continue).decode().map(marker)
+    with pytest.warns(RuntimeWarning, match=r"no end: .*00001.tar \(0 bytes\)"):
+        assert epoch(WeightedStream(data, Uniform())) == 20
+
+
+def test_tar_files_that_are_whole_or_cannot_be_judged(tmp_path: Path) -> None:
+    (whole,) = write_tars(tmp_path, range(3))
+    packed, cut = tmp_path / "a.tar.gz", tmp_path / "cut.tar"
+    packed.write_bytes(gzip.compress(Path(whole).read_bytes()))
+    cut.write_bytes(Path(whole).read_bytes()[:1024])
+    check_tars(
+        [whole, f"file:{whole}", str(packed), str(tmp_path / "missing.tar"), "https://host/a.tar"], lenient=False
+    )
+    with pytest.raises(SourceError, match="and 2 more"):
+        check_tars([str(cut)] * 5, lenient=False)
+
+
+def marker(sample: dict[str, Any]) -> dict[str, Any]:
+    return {"marker": sample["cls"]}
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 9), min_size=1), st.data())

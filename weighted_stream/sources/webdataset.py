@@ -17,6 +17,7 @@ from weighted_stream.sources.parts import Part
 from weighted_stream.sources.shard_names import depth_needed, is_local, location, shard_name
 from weighted_stream.sources.tagging import TaggedStages, refuse_one_location
 from weighted_stream.sources.tracking import stage_name
+from weighted_stream.sources.webdataset_checks import check_tars, goes_on
 from weighted_stream.sources.webdataset_parts import node, only_reading, webdataset_parts
 
 _COUNT_EPOCHS = {"webdataset.filters.detshuffle", "webdataset.shardlists.ResampledShards"}
@@ -65,6 +66,7 @@ class WebDatasetSource(Source):
         self._counting: list[Any] = []
         self._parent_replica: tuple[int, int] | None = None
         self._left_behind = ""
+        self._lenient = goes_on(_stages(data))
         self._dataset = _with_ids(data, self._depth, id_fn, self._counting)
 
     @staticmethod
@@ -131,6 +133,14 @@ class WebDatasetSource(Source):
         for stage in self._counting:
             stage.epoch = max(stage.epoch, epoch - 1)
 
+    def check(self) -> None:
+        """Local tar files must have their end; a warning where the pipeline has a handler that goes on behind errors.
+
+        Raises:
+            SourceError: naming those that have none.
+        """
+        check_tars(self._urls, self._lenient)
+
     def rewind(self, epoch: int) -> None:
         """Begin at this epoch, also if the stages have counted past it."""
         for stage in self._counting:
@@ -167,14 +177,19 @@ def _own(stage: Any) -> Any:
     return stage
 
 
+def _stages(data: Any) -> Iterator[Any]:
+    """All stages of a pipeline or a mix, with those of what is inside."""
+    for part in data.pipeline if _is_pipeline(data) else data.datasets if _is_mix(data) else []:
+        yield part
+        yield from _stages(part)
+
+
 def _urls(data: Any) -> Iterator[str]:
     """The urls of all shards that the pipeline lists."""
-    parts = data.pipeline if _is_pipeline(data) else data.datasets if _is_mix(data) else []
-    for part in parts:
-        if type(part).__module__ == "webdataset.shardlists":
-            for source in getattr(part, "sources", [part]):
+    for stage in _stages(data):
+        if type(stage).__module__ == "webdataset.shardlists":
+            for source in getattr(stage, "sources", [stage]):
                 yield from getattr(source, "urls", [])
-        yield from _urls(part)
 
 
 def _refuse(data: Any) -> None:
