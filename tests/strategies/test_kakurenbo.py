@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from weighted_stream import Clip, Kakurenbo, LinUpper, StateError, StrategyError, WeightedStream, WeightStore
+from weighted_stream import (
+    Clip,
+    Kakurenbo,
+    LinUpper,
+    StateError,
+    Strategy,
+    StrategyError,
+    Uniform,
+    WeightedStream,
+    WeightStore,
+)
 from weighted_stream.strategies.kakurenbo import Hidden, kakurenbo
 
 
@@ -129,6 +139,39 @@ def test_workers_and_a_batch_of_which_nothing_is_left(workers: int) -> None:
     weights = epoch(stream, batch_size=2, num_workers=workers)
     assert weights.keys() == {0, 2, 3, 4}
     assert weights[0] == 0.0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_training_leaves_out_what_it_has_learnt(workers: int) -> None:
+    """Labels of one half can be learnt, those of the other cannot: as good with four fifths of the samples."""
+    torch.manual_seed(0)
+    x = torch.randn(400, 4)
+    easy = torch.arange(400) % 2 == 0
+    x[:, 0] = torch.where(easy, x[:, 0].sign() * (1 + x[:, 0].abs()), 0.0)
+    labels = torch.where(easy, (x[:, 0] > 0).long(), torch.randint(2, (400,)))
+    data = list(zip(x, labels, strict=True))
+
+    def trained(strategy: Strategy) -> tuple[float, list[int]]:
+        torch.manual_seed(1)
+        model = nn.Linear(4, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        stream, handed = WeightedStream(data, strategy), []
+        for _ in range(8):
+            for (a, b), weight in stream.loader(batch_size=20, shuffle=True, num_workers=workers):
+                optimizer.zero_grad()
+                (nn.functional.cross_entropy(model(a), b, reduction="none") * weight).mean().backward()
+                optimizer.step()
+                handed += weight.ids.tolist()
+        with torch.no_grad():
+            return nn.functional.cross_entropy(model(x[easy]), labels[easy]).item(), handed
+
+    plain, everything = trained(Uniform())
+    pruned, handed = trained(Kakurenbo(prune=True, share=0.4))
+    counts = np.bincount(handed, minlength=400)
+    assert len(handed) < 0.8 * len(everything)
+    assert counts[easy.numpy()].mean() < 6
+    assert counts[~easy.numpy()].mean() > 7
+    assert pruned < 1.5 * plain < 0.1
 
 
 def test_known_before_the_losses_and_the_same_for_parts() -> None:
