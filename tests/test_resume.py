@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:.*num_workers.*:UserWarning:webdataset"),
+    pytest.mark.filterwarnings("ignore:'set_vital' is deprecated"),  # torchdata asks torch 2.15 for it
 ]
 
 SIZE = 44

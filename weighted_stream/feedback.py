@@ -11,7 +11,7 @@ import uuid
 import warnings
 from collections.abc import Sequence
 from threading import RLock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -25,6 +25,8 @@ from weighted_stream.groups import SampleGroups
 from weighted_stream.loss_checks import Latest, check_ids, check_losses
 from weighted_stream.signals import Signals
 from weighted_stream.strategies.base import Strategy
+
+Floats: TypeAlias = NDArray[np.float32]
 
 CONSTANT_AFTER = 200
 """Batches after which weights that never varied are reported."""
@@ -120,7 +122,7 @@ class Feedback:
         self._check_process()
         with self._threads:
             kept = batch.kept(positions)
-            return self._decide(batch, self._signals(batch, positions, None)) if kept is None else kept
+            return self._decide(batch, self._signals(batch, positions, None))[0] if kept is None else kept
 
     def go_on_from(self, step: int) -> None:
         """Count batches from there; whatever was weighed last is forgotten."""
@@ -156,9 +158,9 @@ class Feedback:
         values = losses.detach()
         if values.dtype != torch.float32:
             values = values.to(torch.float32)
-        host = values if values.is_cpu else values.cpu()
-        # One sum says whether all are finite; it may overflow, so look again if not.
-        finite = None if math.isfinite(host.sum().item()) else torch.isfinite(values)
+        host = host_array(values)
+        # One sum of squares says whether all are finite; it may overflow, so look again if not.
+        finite = None if math.isfinite(host.dot(host)) else torch.isfinite(values)
         if self.strategy.joint and batch.chosen is None and batch.is_part(positions):
             kept = batch.kept(positions)
             if kept is None:
@@ -168,13 +170,14 @@ class Feedback:
             batch.step, self.step = self.step, self.step + 1
         if finite is None:
             signals = self._signals(batch, positions, values)
-            weights = self._decide(batch, signals)
+            weights, on_host = self._decide(batch, signals)
         else:
             places = np.arange(len(batch.ids)) if positions is None else positions
             signals = self._signals(batch, places[finite.numpy(force=True)], values[finite], asked=places)
             weights = torch.zeros_like(values)
-            weights[finite] = self._decide(batch, signals)
-        self._count(batch, positions, ids, host, weights, signals)
+            weights[finite] = self._decide(batch, signals)[0]
+            on_host = host_array(weights)
+        self._count(batch, positions, ids, host, on_host, signals)
         batch.keep(positions, weights)
         return weights, finite
 
@@ -189,16 +192,16 @@ class Feedback:
     def _group_names(self) -> Sequence[str]:
         return self.store.groups
 
-    def _decide(self, batch: Batch, signals: Signals) -> Tensor:
-        """The weights these samples were chosen with, or the strategy's."""
+    def _decide(self, batch: Batch, signals: Signals) -> tuple[Tensor, Floats]:
+        """The weights these samples were chosen with, or the strategy's; also on the host."""
         chosen = batch.chosen_at(signals.places, signals.device)
-        return self._ask(signals) if chosen is None else chosen
+        return self._ask(signals) if chosen is None else (chosen, host_array(chosen))
 
-    def _ask(self, signals: Signals) -> Tensor:
-        """The strategy's weights, checked."""
+    def _ask(self, signals: Signals) -> tuple[Tensor, Floats]:
+        """The strategy's weights, checked; also on the host."""
         count = len(signals)
         if not count:
-            return torch.ones(0, dtype=torch.float32, device=signals.device)
+            return torch.ones(0, dtype=torch.float32, device=signals.device), np.ones(0, np.float32)
         self._warn_of_ranks()
         if self.ahead is not None:
             self.ahead.meet(signals)
@@ -208,8 +211,8 @@ class Feedback:
             raise self._no_weights(found, f"a tensor of shape ({count},)")
         if weights.requires_grad or weights.dtype != torch.float32:
             weights = weights.detach().to(torch.float32)
-        lowest, highest = torch.aminmax(weights)
-        low, high = lowest.item(), highest.item()
+        host = host_array(weights)
+        low, high = np.minimum.reduce(host), np.maximum.reduce(host)  # NaN if one is
         if not (low >= 0.0 and math.isfinite(high)):
             raise self._no_weights(f"weights from {low} to {high}", "finite weights of 0 or more")
         bound = self.strategy.bound
@@ -219,15 +222,15 @@ class Feedback:
                 f"A weight of {high:.2f} passes the {bound:g} that the theory behind "
                 f"{type(self.strategy).__name__} assumes; a larger r, or Clip, keeps below it.",
             )
-        return weights
+        return weights, host
 
     def _count(
         self,
         batch: Batch,
         positions: Positions,
         ids: NDArray[np.int64],
-        losses: Tensor,
-        weights: Tensor,
+        losses: Floats,
+        weights: Floats,
         signals: Signals,
     ) -> None:
         """Write down what was not counted yet, and let the strategy learn from it."""
@@ -235,14 +238,12 @@ class Feedback:
         if new is not None and not len(new):
             return
         if new is not None and len(new) < len(ids):
-            which = torch.from_numpy(new)
-            ids, losses, weights = ids[new], losses[which], weights[which.to(weights.device)]
-            learned = torch.isfinite(losses)
-            places = (new if positions is None else positions[new])[learned.numpy()]
-            signals = self._signals(batch, places, losses[learned].to(signals.device))
+            ids, losses, weights = ids[new], losses[new], weights[new]
+            learned = np.isfinite(losses)
+            places = (new if positions is None else positions[new])[learned]
+            signals = self._signals(batch, places, torch.from_numpy(losses[learned]).to(signals.device))
         step = signals.step
-        remembered = (weights if weights.is_cpu else weights.cpu()).numpy() if self.strategy.remembers else None
-        self.store.record(ids, losses.numpy(), remembered, step=step)
+        self.store.record(ids, losses, weights if self.strategy.remembers else None, step=step)
         batch.count(positions)
         if self.ahead is not None:
             self.ahead.passed(len(ids))
@@ -292,6 +293,11 @@ class Feedback:
             expected=expected,
             do="mend the strategy's weights(); Clip keeps weights in a range",
         )
+
+
+def host_array(values: Tensor) -> Floats:
+    """A tensor as an array, which shares its memory if it is on the host."""
+    return (values if values.is_cpu else values.cpu()).numpy()
 
 
 def live_feedback(token: str) -> Feedback:
