@@ -94,6 +94,7 @@ def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file it had open
 @pytest.mark.parametrize("name", WORKS)
 def test_killed_at_every_line(name: str, before: Before, tmp_path: Path) -> None:
     work, stride = WORKS[name]
@@ -147,6 +148,7 @@ def _outcome(template: Path, path: Path, work: Callable[..., None], middle: dict
         return contents(store)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("line", range(5, 160, 31))
 def test_killed_again_while_it_is_opened(line: int, before: Before, tmp_path: Path) -> None:
     """First half-way through going back, then again and again while the store is opened."""

@@ -1,16 +1,18 @@
 """The journal of an open store: every change is written down before it is made, and can be taken back.
 
 Write-ahead: an entry with the records as they were is in the page cache before a record changes. So whenever the
-process dies, what it had begun is made again from there, exactly, when the store is opened. `flush` (and `close`)
-bring the journal to the disk before the records: what a power failure takes is what came after.
+process dies, what it had begun is made again from there, exactly, when the store is opened. Nothing is forced to the disk but
+by `flush` and `close`: they bring the journal there before the records. A power failure may take any of what came
+after; if the journal ends earlier than the records then, the records are made again from it.
 
 Behind the entries lies the *base*: the store as it was before the first of them (nothing is the base of a new store).
-Once the entries take more room than they should, the oldest go into the base, two for each new one.
+Once the entries take more room than they should, the oldest go into the base: twice as many bytes as the new one has.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 
@@ -44,8 +46,12 @@ class Journal:
         """Position and chain of the last entry."""
         return self.files.position, self.files.chain
 
-    def append(self, ids: Ids, change: Change, before: Records) -> tuple[int, int]:
+    def append(self, ids: Ids, change: Change, read: Callable[[Records], None]) -> tuple[int, int]:
         """Write down what is about to change.
+
+        Args:
+            ids, change: what.
+            read: copies the records as they are.
 
         Raises:
             StoreError: if that is impossible; the journal is as before then.
@@ -55,9 +61,9 @@ class Journal:
         losses = 0 if change.loss is None else ids.size
         if change.bad is not None:
             losses -= int(np.count_nonzero(change.bad))
-        message, given = self._packer.pack(ids, change, before, *header.overwritten(losses, weights))
+        message, given = self._packer.pack(ids, change, read, *header.overwritten(losses, weights))
         if isinstance(step, np.ndarray):
-            steps = int(step.min()), int(step.max())
+            steps = int(np.minimum.reduce(step)), int(np.maximum.reduce(step))
         else:
             steps = (-1, -1) if step is None else (step, step)
         return self.files.append(message, ids.size, given, steps, header.tally, header.pushed)

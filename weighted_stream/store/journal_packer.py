@@ -6,6 +6,7 @@ the columns lie; it is kept, and the values of the next entries are copied there
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,9 @@ class Packer:
         self._forms: dict[tuple[int, int], _Form] = {}
 
     def pack(
-        self, ids: Ids, change: Change, old_records: Records, old_losses: Floats, old_weights: Floats
+        self, ids: Ids, change: Change, read: Callable[[Records], None], old_losses: Floats, old_weights: Floats
     ) -> tuple[memoryview, int]:
-        """An entry of at most `MOST_ROWS`.
+        """An entry of at most `MOST_ROWS`; ``read`` copies the records as they are.
 
         Returns:
             The message, which the next call writes over, and which of the columns `GIVEN` it has, as bits.
@@ -45,7 +46,7 @@ class Packer:
             del self._forms[next(iter(self._forms))]
         into = form.columns
         into["id"][:] = ids
-        into["old_record"][:] = old_records
+        read(into["old_record"])
         if loss is not None:
             into["loss"][:] = loss
             _fill(into["old_loss"], old_losses)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -27,8 +27,8 @@ class WriteAhead(Protocol):
     def mark(self) -> tuple[int, int]:
         """Position and chain of the last change it knows of."""
 
-    def append(self, ids: Ids, change: Change, before: Records) -> tuple[int, int]:
-        """The records of these ids are about to change: its position and chain."""
+    def append(self, ids: Ids, change: Change, read: Callable[[Records], None]) -> tuple[int, int]:
+        """The records of these ids, which ``read`` copies, are about to change: its position and chain."""
 
     def mend(self) -> None:
         """The last change was cut short: make the records what the journal says."""
@@ -105,10 +105,11 @@ class Regions:
             self.mend()
         self.header.begin()
         parts = self._locate(ids, highest, distinct=distinct)
-        mark = None if self.journal is None else self.journal.append(ids, change, _read(parts, ids.size))
+        journal = self.journal
+        mark = None if journal is None else journal.append(ids, change, lambda into: _read(parts, into))
         self._change(parts, change, distinct=distinct, mark=mark)
-        if self.journal is not None:
-            self.journal.tidy()
+        if journal is not None:
+            journal.tidy()
 
     def redo(self, ids: Ids, change: Change, mark: tuple[int, int]) -> None:
         """Make a change that the journal has at ``mark``."""
@@ -193,15 +194,13 @@ def _highest(ids: Ids) -> int:
     return int(ids.max()) if ids.size else 0
 
 
-def _read(parts: list[_Part], count: int) -> Records:
-    """Copies of the records, in the order of the rows."""
-    (region, slots, rows), *more = parts
-    if rows is None:
-        return region.records.take(slots)
-    records = np.empty(count, RECORD)
-    for region, slots, rows in [parts[0], *more]:
-        records[rows] = region.records.take(slots)
-    return records
+def _read(parts: list[_Part], into: Records) -> None:
+    """Copy the records, in the order of the rows."""
+    for region, slots, rows in parts:
+        if rows is None:
+            region.records.take(slots, out=into, mode="clip")  # they are all there; this mode copies once
+        else:
+            into[rows] = region.records.take(slots)
 
 
 def _write_at(records: Records, slots: Ids, change: Change) -> Tally:

@@ -44,10 +44,10 @@ class WeightStore:
 
     One object writes a store (the main process of a rank); any number of others, in any process, read it
     while it is written, without locks: a read may fall between two samples of an update, but what `update`
-    returned from is there for all of them, and stays there if the writer is killed. Of an update during
-    which the writer is killed, any part of the samples may be written; the counters are set right when the
-    store is opened again. A power failure may lose what came after the last `flush` or `close`. Threads may
-    share a store.
+    returned from is there for all of them, and stays there if the writer is killed. An update during which
+    the writer is killed is there or not when the store is opened again, but for 16,384 samples and more, of which
+    there may be the first ones (without a journal any of them, and the counters are set right). A power failure
+    may lose what came after the last `flush` or `close`. Threads may share a store.
 
     Args:
         path: a directory for the store alone, made if there is none. None (default): a temporary store, which
