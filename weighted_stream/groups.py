@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weighted_stream.errors import SourceError
+from weighted_stream.sources.keys import Column
 
 GroupFn: TypeAlias = Callable[[Any], Any]
 """sample -> str or int; of a batch that a pipeline made itself, a sequence of them, one per sample."""
@@ -31,7 +32,7 @@ class SampleGroups(NamedTuple):
     names: list[str]
 
 
-class GroupColumn:
+class GroupColumn(Column):
     """A ``group_fn`` that reads one key of the sample; unlike a lambda it pickles.
 
     Args:
@@ -45,24 +46,8 @@ class GroupColumn:
         'code'
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, sample: Any) -> Any:
-        """The value under the key."""
-        try:
-            return sample[self.name]
-        except (KeyError, IndexError, TypeError) as error:
-            keys = sorted(map(str, sample)) if isinstance(sample, Mapping) else None
-            raise SourceError(
-                f"The sample has no column {self.name!r} to take its group from.",
-                found=f"columns {keys}" if keys is not None else f"a {type(sample).__name__}, which has no columns",
-                expected=f"a dict with the key {self.name!r}",
-                do="name a column that every sample has, or pass group_fn= a function of the sample",
-            ) from error
-
-    def __repr__(self) -> str:
-        return f"GroupColumn({self.name!r})"
+    of = ("group", "group_fn")
+    error = SourceError
 
 
 def as_group_fn(group_fn: Any) -> GroupFn | None:

@@ -17,6 +17,7 @@ from weighted_stream.position import Layout, Position, refuse_other_order
 from weighted_stream.rebuild import rebuild
 from weighted_stream.rest import Chunks, Rest, Undelivered, weighed
 from weighted_stream.sources.base import Source
+from weighted_stream.sources.whole import ended_early, lacking
 
 MAY_CHANGE = ("batch_size", "drop_last", "workers")
 """What a loader may do differently from the one whose epoch it finishes."""
@@ -31,7 +32,8 @@ class Reading:
         arguments: of the loader, complete.
         order: what is seeded when an epoch begins.
         layout: what the order of its batches depends on.
-        around: what goes around the loader inside, such as a WebLoader's stages.
+        around: what goes around the loader inside.
+        counts: whether what is around it hands on every sample, once.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class Reading:
         order: Order,
         layout: Layout,
         around: Callable[[Any], Any],
+        counts: bool,
     ) -> None:
         self._source, self._kind, self._arguments = source, kind, arguments
-        self._order, self._layout, self._around = order, layout, around
+        self._order, self._layout, self._around, self._counts = order, layout, around, counts
         arguments = dict(arguments)
         dataset, self.batching = self._batches(arguments)
         self.loader = self._build(dataset, arguments)
@@ -72,6 +75,28 @@ class Reading:
             position.filtered, position.batches = step, 0
         position.layout = self._layout
         return self._order.begin(position.epoch), self._remaining(position, store)
+
+    def check_whole(self, position: Position, step: int, store: Chunks) -> None:
+        """Nothing ends an epoch early in silence.
+
+        Args:
+            position: at the end of the loader's epoch.
+            step: see `resume`.
+            store: see `resume`.
+
+        Raises:
+            SourceError: if the loader gave out before the dataset did, naming what was not delivered whole.
+        """
+        least = self._source.least() if self._counts and position.filtered is None else None
+        if least is None:
+            return
+        layout = self._layout
+        if layout.drop_last:
+            least -= ((layout.batch_size or 1) - 1) * max(1, layout.workers)
+        if position.samples < least:
+            shards = self._source.fingerprint().shards if layout.ranks == 1 else {}
+            short = lacking(shards, weighed(store, position.first_step, step))
+            raise ended_early(position.epoch, position.samples, least, shards, short)
 
     def _remaining(self, position: Position, store: Chunks) -> Iterator[Any]:
         generators = torch.default_generator.get_state(), random.getstate(), np.random.get_state()

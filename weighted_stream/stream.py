@@ -25,11 +25,10 @@ from weighted_stream.order import set_order
 from weighted_stream.position import Position, layout_of
 from weighted_stream.reading import Reading
 from weighted_stream.rebuild import merged_arguments
-from weighted_stream.rest import Counted, weighed
+from weighted_stream.rest import Counted
 from weighted_stream.scoring.ahead import ScoringAhead
 from weighted_stream.sources import source_for
 from weighted_stream.sources.webloader import follow_webloader, torch_loader_of
-from weighted_stream.sources.whole import ended_early, lacking
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.options import check_integer
@@ -180,13 +179,13 @@ class WeightedStream:
         arguments["collate_fn"] = TagCollate(collate_fn, self._as_dict, check_ids, self._group_fn, not batched)
         kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
         layout = layout_of(kind, arguments, shuffle, seed)
-        reading = Reading(self._source, kind, arguments, order, layout, self._around)
+        reading = Reading(self._source, kind, arguments, order, layout, self._around, self._webloader is None)
         begin_epoch = partial(self._begin_epoch, reading, layout.workers)
         return WeightedLoader(
             reading.loader,
             self._live(),
             begin_epoch,
-            self._end_epoch,
+            partial(self._end_epoch, reading),
             self,
             as_dict=self._as_dict,
             batching=reading.batching,
@@ -220,22 +219,8 @@ class WeightedStream:
         self._position = position
         return position, items
 
-    def _end_epoch(self, position: Position) -> None:
-        """Nothing ends an epoch early in silence.
-
-        Raises:
-            SourceError: if the loader gave out before the dataset did.
-        """
-        least = self._source.least() if self._webloader is None and position.filtered is None else None
-        layout = position.layout
-        if least is None:
-            return
-        if layout.drop_last:
-            least -= ((layout.batch_size or 1) - 1) * max(1, layout.workers)
-        if position.samples < least:
-            delivered = weighed(self.store, position.first_step, self._live().step)
-            shards = self._source.fingerprint().shards if layout.ranks == 1 else {}
-            raise ended_early(position.epoch, position.samples, least, shards, lacking(shards, delivered))
+    def _end_epoch(self, reading: Reading, position: Position) -> None:
+        reading.check_whole(position, self._live().step, self.store)
 
     def weight(self, ids: Tensor | Sequence[int]) -> Weight:
         """The `Weight` of samples known by their ids, e.g. of a dict batch: ``stream.weight(batch["sample_id"])``.

@@ -5,16 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shards import streaming_here, write_mds, write_tars
 
-from weighted_stream import SourceError, Uniform, WeightedStream
+from weighted_stream import ParquetDataset, SourceError, Uniform, WeightedStream
+from weighted_stream.reading import Reading
 from weighted_stream.sources.ids import shard_id
 from weighted_stream.sources.webdataset_checks import check_tars
 from weighted_stream.sources.whole import ended_early, lacking
@@ -81,20 +85,30 @@ def test_a_shard_that_is_not_there_is_named_before_the_epoch(
     assert len(stream.store) == 0
 
 
-def test_a_shard_that_goes_during_the_epoch_is_named_at_its_end(here: None, tmp_path: Path) -> None:
-    write_mds(tmp_path, range(ROWS))
-    stream = WeightedStream(dataset(tmp_path, predownload=4), Uniform())
+@pytest.mark.parametrize("kind", ["mds", "parquet"])
+def test_a_loader_that_gives_out_is_named_at_its_end(
+    here: None, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As streaming's does, now and then, when a shard goes during the epoch; at other times it raises."""
+    if kind == "mds":
+        write_mds(tmp_path, range(ROWS))
+        stream, last = WeightedStream(dataset(tmp_path), Uniform()), r"shard.00002.mds \(8 of 10 rows\)"
+    else:
+        for part in range(10):
+            pq.write_table(pa.table({"marker": range(part * 10, part * 10 + 10)}), tmp_path / f"{part}.parquet")
+        stream, last = WeightedStream(ParquetDataset(tmp_path), Uniform()), r"2.parquet \(8 of 10 rows\)"
+    begin = Reading.begin
 
-    def train() -> None:
-        for number, (batch, weight) in enumerate(stream.loader(batch_size=4)):
-            weight.resolve(batch["marker"].float())
-            if number == 2:
-                (tmp_path / "shard.00007.mds").unlink()
+    def gives_out(self: Reading, number: int, step: int) -> Any:
+        seed, position, items = begin(self, number, step)
+        return seed, position, islice(items, 7)
 
-    with pytest.raises(SourceError, match=r"Epoch 0 ended early(.|\n)*shard.00007.mds \(0 of 10 rows\)") as error:
-        train()
+    monkeypatch.setattr(Reading, "begin", gives_out)
+    with pytest.raises(SourceError, match=rf"Epoch 0 ended early(.|\n)*28 samples; not whole: (.*/)?{last}") as error:
+        epoch(stream)
+    assert "and 3 more" in str(error.value)
     assert "100 samples" in str(error.value)
-    assert 10 < len(stream.store) < ROWS
+    assert len(stream.store) == 28
 
 
 def test_compressed_shards_may_be_there_in_either_form(here: None, tmp_path: Path) -> None:

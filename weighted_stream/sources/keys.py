@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from weighted_stream.errors import SampleIdError
+from weighted_stream.errors import SampleIdError, WeightedStreamError
 from weighted_stream.sources.ids import check_id
 
 IdFn: TypeAlias = Callable[[Any], "int | str"]
@@ -25,6 +25,10 @@ class Column:
         7
     """
 
+    of: ClassVar[tuple[str, str]] = ("id", "id_fn")
+    """What it reads, and the option that it is."""
+    error: ClassVar[type[WeightedStreamError]] = SampleIdError
+
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -34,15 +38,16 @@ class Column:
             return sample[self.name]
         except (KeyError, IndexError, TypeError) as error:
             keys = sorted(map(str, sample)) if isinstance(sample, Mapping) else None
-            raise SampleIdError(
-                f"The sample has no column {self.name!r} to take its id from.",
+            what, option = self.of
+            raise self.error(
+                f"The sample has no column {self.name!r} to take its {what} from.",
                 found=f"columns {keys}" if keys is not None else f"a {type(sample).__name__}, which has no columns",
                 expected=f"a dict with the key {self.name!r}",
-                do="name a column that every sample has, or pass id_fn= a function of the sample",
+                do=f"name a column that every sample has, or pass {option}= a function of the sample",
             ) from error
 
     def __repr__(self) -> str:
-        return f"Column({self.name!r})"
+        return f"{type(self).__name__}({self.name!r})"
 
 
 def identify(id_fn: IdFn, sample: Any, position: object) -> int:
