@@ -62,16 +62,24 @@ def write_webdataset(folder: Path, rows: int) -> Callable[[], Any]:
 
 
 def in_memory(folder: Path, rows: int) -> Callable[[], Any]:
-    """A list of small dicts: about a microsecond a sample, so every instruction shows."""
+    """A list of dicts of 64 tokens, a mask and a label: about a microsecond a sample, so every instruction shows."""
+    tokens = torch.randint(30_000, (rows, 64))
+    samples = [{"tokens": row, "mask": row > 9, "label": number} for number, row in enumerate(tokens)]
+    return lambda: samples
+
+
+def in_memory_small(folder: Path, rows: int) -> Callable[[], Any]:
+    """A list of dicts of 16 numbers and a label."""
     samples = [{"x": x, "y": y} for y, x in enumerate(torch.rand(rows, 16))]
     return lambda: samples
 
 
-FORMATS: dict[str, tuple[Callable[[Path, int], Callable[[], Any]], int, float]] = {
+FORMATS: dict[str, tuple[Callable[[Path, int], Callable[[], Any]], int, float | None]] = {
     "MDS": (write_mds, 20_000, 0.97),
     "WebDataset": (write_webdataset, 20_000, 0.97),
     "Parquet": (write_parquet, 80_000, 0.97),
     "in-memory list": (in_memory, 100_000, 0.90),
+    "in-memory list, small samples": (in_memory_small, 100_000, None),
 }
 
 
@@ -86,15 +94,17 @@ def rate(loader: Any, rows: int) -> float:
 def compare(make: Callable[[], Any], rows: int, workers: int, warm: bool) -> tuple[Spread, Spread, Spread]:
     """Wrapped over bare."""
     options: dict[str, Any] = {"batch_size": BATCH, "num_workers": workers, "collate_fn": None}
+    repeats = 15 if workers else 9  # three processes on two cores vary more
     if workers:
         options["persistent_workers"] = warm
     if not warm:
         return paired(
             lambda: rate(WeightedStream(make(), Uniform()).loader(**options), rows),
             lambda: rate(DataLoader(make(), **options), rows),
+            repeats,
         )
     wrapped, bare = WeightedStream(make(), Uniform()).loader(**options), DataLoader(make(), **options)
-    return paired(lambda: rate(wrapped, rows), lambda: rate(bare, rows))
+    return paired(lambda: rate(wrapped, rows), lambda: rate(bare, rows), repeats)
 
 
 def trainer_side(repeats: int = 21, batches: int = 400) -> dict[str, Spread]:
