@@ -284,3 +284,36 @@ def test_standard_losses_are_transformers_own() -> None:
         for at in range(4):
             one = model(**{name: values[at : at + 1] for name, values in inputs.items()}).loss
             torch.testing.assert_close(losses[at], one)
+
+
+def test_a_stream_goes_on_in_the_middle_of_an_epoch() -> None:
+    """Model, optimizer and stream are put back to after step 4, between two refreshes of the target."""
+
+    def made() -> tuple[nn.Module, AdamW, WeightedStream]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+        optimizer = AdamW(model.parameters(), lr=0.05)
+        data = torch.utils.data.TensorDataset(torch.randn(96, 6), torch.arange(96) % 3)
+        target = [(data.tensors[0][:5], data.tensors[1][:5])]
+        return model, optimizer, WeightedStream(data, FilterThenWeight(model, optimizer, target, 0.25, refresh_every=3))
+
+    def steps(model: nn.Module, optimizer: AdamW, stream: WeightedStream) -> Any:
+        for (x, y), weight in stream.loader(batch_size=3, shuffle=True):
+            losses = nn.functional.cross_entropy(model(x), y, reduction="none")
+            optimizer.zero_grad()
+            (losses * weight).mean().backward()
+            optimizer.step()
+            yield weight.ids.tolist(), weight.tensor().tolist()
+
+    model, optimizer, stream = made()
+    seen, states = [], None
+    for step in steps(model, optimizer, stream):
+        seen.append(step)
+        if len(seen) == 4:
+            states = copy.deepcopy((model.state_dict(), optimizer.state_dict(), stream.state_dict()))
+    assert states is not None
+    again = made()
+    for part, state in zip(again, states, strict=True):
+        part.load_state_dict(state)
+    assert list(steps(*again)) == seen[4:]
+    assert len(seen) == 8
