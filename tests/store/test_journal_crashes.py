@@ -171,6 +171,51 @@ def test_killed_again_while_it_is_opened(line: int, before: Before, tmp_path: Pa
     store.close()
 
 
+@pytest.mark.parametrize("name", ["update", "record", "roll back"])
+def test_interrupted_at_every_line_and_used_on(name: str, before: Before, tmp_path: Path) -> None:
+    """Ctrl-C in a notebook: the same object goes on, and the call was made or not, but not twice."""
+    template, middle, past = before
+
+    def record(store: WeightStore, middle: dict[str, Any]) -> None:
+        for number in range(33):
+            store.record([3, 7], [1.0, 2.0], [1.0, 1.0], step=number)
+
+    works = {"update": (update, 5), "record": (record, 29), "roll back": (roll_back, 31)}
+    work, line = works[name][0], 1
+    while True:
+        path = tmp_path / f"{line}"
+        shutil.copytree(template, path)
+        store = opened(path)
+        with store:
+            visits = store.stats()["visits"]
+            try:
+                with killed_after(line, KeyboardInterrupt):
+                    work(store, middle)
+                break
+            except KeyboardInterrupt:
+                pass
+            simple(store, 99)
+            if name == "roll back":
+                with WeightStore() as plain:
+                    for number in [*range(STEPS), 99]:
+                        simple(plain, number)
+                    whole = contents(plain)
+                    store.load_state_dict(middle)
+                    assert contents(store) == past[5]
+                    assert whole["stats"]["visits"] == float(visits + 8).hex()
+            elif name == "record":
+                assert store.stats()["visits"] - visits - 8 in {2 * number for number in range(34)}
+            else:
+                assert store.stats()["visits"] - visits - 8 in (0, NEW.size)
+            found = contents(store)
+        with opened(path) as store:
+            assert contents(store) == found
+            assert store.stats()["visits"] == store.get(np.concatenate(list(store.ids())))["visits"].sum()
+        shutil.rmtree(path)
+        line += works[name][1]
+    assert line > 50
+
+
 WRITER = """
 import json, os, sys
 from test_journal_crashes import opened

@@ -1,9 +1,9 @@
 """The journal of an open store: every change is written down before it is made, and can be taken back.
 
 Write-ahead: an entry with the records as they were is in the page cache before a record changes. So whenever the
-process dies, what it had begun is made again from there, exactly, when the store is opened. Nothing is forced to the disk but
-by `flush` and `close`: they bring the journal there before the records. A power failure may take any of what came
-after; if the journal ends earlier than the records then, the records are made again from it.
+process dies, what it had begun is made again from there, exactly, when the store is opened. Nothing is forced to the
+disk but by `flush` and `close`, the journal before the records. A power failure may take any of what came after; if
+the journal ends earlier than the records then, they are made again from it.
 
 Behind the entries lies the *base*: the store as it was before the first of them (nothing is the base of a new store).
 Once the entries take more room than they should, the oldest go into the base: twice as many bytes as the new one has.
@@ -20,7 +20,7 @@ from weighted_stream.errors import StoreError, StoreMismatchError
 from weighted_stream.store.header import NO_TARGET, REBUILD
 from weighted_stream.store.journal_base import Base
 from weighted_stream.store.journal_entry import Entry
-from weighted_stream.store.journal_files import JournalFiles
+from weighted_stream.store.journal_files import JournalFiles, segment_bytes
 from weighted_stream.store.journal_packer import Packer
 from weighted_stream.store.record import NOTHING, Change, Ids, Records
 from weighted_stream.store.regions import Regions
@@ -33,11 +33,12 @@ class Journal:
         regions: the records.
         files: the entries.
         base: what lies behind them.
-        limit: bytes of entries from which on they go into the base.
+        limit: bytes of entries that there may be; what is more goes into the base.
     """
 
     def __init__(self, regions: Regions, files: JournalFiles, base: Base, limit: int) -> None:
-        self._regions, self.files, self.base, self._limit = regions, files, base, limit
+        self._regions, self.files, self.base = regions, files, base
+        self._limit = limit - segment_bytes(limit)  # whole segments go
         self._packer = Packer()
         self._warned = False
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from weighted_stream.errors import StoreMismatchError
+from weighted_stream.errors import StoreError, StoreMismatchError
 from weighted_stream.store.file import failure
 from weighted_stream.store.journal_entry import Entry
 from weighted_stream.store.journal_index import LINE_BYTES, Line, chained
 from weighted_stream.store.journal_segment import ENTRIES, Segment, damaged, firsts, head_size
 from weighted_stream.store.record import Tally
 
-SMALLEST_SEGMENT, LARGEST_SEGMENT = 1 << 16, 1 << 26
+_SEGMENTS = 8
 
 
 class JournalFiles:
@@ -39,7 +40,7 @@ class JournalFiles:
 
     def __init__(self, folder: Path, identity: str, start: tuple[int, int], limit: int, *, cutting: bool) -> None:
         self._folder, self._identity = folder, identity
-        self._segment_bytes = min(max(limit // 8, SMALLEST_SEGMENT), LARGEST_SEGMENT)
+        self._segment_bytes = segment_bytes(limit)
         self._segments = [Segment(folder, first, write=True) for first in firsts(folder)]
         self.position, self.chain = start
         self._end = self.appended = 0
@@ -100,9 +101,14 @@ class JournalFiles:
         position, checksum = self.position + 1, zlib.crc32(message)
         chain = chained(self.chain, position, checksum)
         line = Line(position, self._end, len(message), rows, given, *steps, tally, pushed, checksum, chain)
-        self._segments[-1].append(message, line)
-        self.appended = len(message)
-        self.position, self.chain, self._end = position, chain, line.end
+        try:
+            self._segments[-1].append(message, line)
+            self.position, self.chain, self._end, self.appended = position, chain, line.end, len(message)
+        except (StoreError, KeyboardInterrupt):
+            if self.position != position:
+                with contextlib.suppress(OSError):
+                    self._segments[-1].cut(position, line.offset)
+            raise
         return line.mark
 
     def _begin_segment(self) -> None:
@@ -191,6 +197,11 @@ class JournalFiles:
         if not self.first <= position <= self.position:
             raise IndexError(position)
         return next(segment for segment in reversed(self._segments) if segment.first <= position)
+
+
+def segment_bytes(limit: int) -> int:
+    """From how many bytes on a segment is followed by another one."""
+    return limit // _SEGMENTS
 
 
 def _last_line(segment: Segment) -> tuple[Line | None, int]:

@@ -6,7 +6,6 @@ last line is cut off when the segment is opened for writing.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import weakref
 import zlib
@@ -117,18 +116,13 @@ class Segment:
             yield line
 
     def append(self, message: memoryview, line: Line) -> None:
-        """Write an entry. If that fails, it is not there.
+        """Write an entry.
 
         Raises:
-            StoreError: if the disk is full or fails.
+            StoreError: if the disk is full or fails; a part of it may be there, which has to be cut.
         """
-        try:
-            self._write(self._entries, message, line.offset)
-            self._write(self._index, line.pack(), (line.position - self.first) * LINE_BYTES)
-        except StoreError:
-            with contextlib.suppress(OSError):
-                self.cut(line.position, line.offset)
-            raise
+        self._write(self._entries, message, line.offset)
+        self._write(self._index, line.pack(), (line.position - self.first) * LINE_BYTES)
 
     def cut(self, position: int, offset: int) -> None:
         """Drop the entries from ``position`` on, the first of which is at ``offset``."""
