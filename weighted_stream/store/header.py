@@ -150,6 +150,12 @@ class Header:
         """How many losses and weights were ever given."""
         return self._cells[_LOSSES], self._cells[_WEIGHTS]
 
+    @property
+    def counters(self) -> list[int]:
+        """`tally` and `pushed`, one after the other."""
+        cells = self._cells
+        return [*cells[_TALLY:_TALLY_END], cells[_LOSSES], cells[_WEIGHTS]]
+
     def overwritten(self, losses: int, weights: int) -> tuple[Floats, Floats]:
         """What so many more losses and weights will take the place of: at most `WINDOW` each, perhaps not copied."""
         begin, other = self.pushed

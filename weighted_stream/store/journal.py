@@ -67,7 +67,7 @@ class Journal:
             steps = int(np.minimum.reduce(step)), int(np.maximum.reduce(step))
         else:
             steps = (-1, -1) if step is None else (step, step)
-        return self.files.append(message, ids.size, given, steps, header.tally, header.pushed)
+        return self.files.append(message, ids.size, given, steps, header.counters)
 
     def mend(self) -> None:
         """Make the records what the journal says: after a change or a roll-back that was cut short.

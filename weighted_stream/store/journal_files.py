@@ -6,15 +6,15 @@ import contextlib
 import os
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from weighted_stream.errors import StoreError, StoreMismatchError
+from weighted_stream.store import journal_index
 from weighted_stream.store.file import failure
 from weighted_stream.store.journal_entry import Entry
 from weighted_stream.store.journal_index import LINE_BYTES, Line, chained
 from weighted_stream.store.journal_segment import ENTRIES, Segment, damaged, firsts, head_size
-from weighted_stream.store.record import Tally
 
 _SEGMENTS = 8
 
@@ -89,27 +89,32 @@ class JournalFiles:
         return self._older + self._end + lines * LINE_BYTES
 
     def append(
-        self, message: memoryview, rows: int, given: int, steps: tuple[int, int], tally: Tally, pushed: tuple[int, int]
+        self, message: memoryview, rows: int, given: int, steps: tuple[int, int], counters: Iterable[int]
     ) -> tuple[int, int]:
         """Write an entry, and return its position and chain.
+
+        Args:
+            message: its bytes.
+            rows, given, steps: see `Line`.
+            counters: tally and pushed, see `Line`.
 
         Raises:
             StoreError: if the disk is full or fails; the entry is not there then.
         """
         if not self._segments or self._end > self._segment_bytes:
             self._begin_segment()
-        position, checksum = self.position + 1, zlib.crc32(message)
+        position, checksum, offset, size = self.position + 1, zlib.crc32(message), self._end, len(message)
         chain = chained(self.chain, position, checksum)
-        line = Line(position, self._end, len(message), rows, given, *steps, tally, pushed, checksum, chain)
+        line = journal_index.pack(position, offset, size, rows, given, *steps, *counters, checksum, chain)
         try:
-            self._segments[-1].append(message, line)
-            self.position, self.chain, self._end, self.appended = position, chain, line.end, len(message)
+            self._segments[-1].append(message, offset, position, line)
+            self.position, self.chain, self._end, self.appended = position, chain, offset + size, size
         except (StoreError, KeyboardInterrupt):
             if self.position != position:
                 with contextlib.suppress(OSError):
-                    self._segments[-1].cut(position, line.offset)
+                    self._segments[-1].cut(position, offset)
             raise
-        return line.mark
+        return position, chain
 
     def _begin_segment(self) -> None:
         try:

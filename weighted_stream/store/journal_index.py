@@ -61,14 +61,15 @@ class Line(NamedTuple):
         """Whether values of this column were given."""
         return bool(self.given & _BITS[column])
 
-    def pack(self) -> bytes:
-        """As bytes."""
-        plain = _FORM.pack(*self[:7], *self.tally, *self.pushed, self.checksum, self.chain)
-        return plain + _CHECK.pack(zlib.crc32(plain))
+
+def pack(*values: int) -> bytes:
+    """A line as bytes: the fields of `Line` in order, the tuples among them spread out."""
+    plain = _FORM.pack(*values)
+    return plain + _CHECK.pack(zlib.crc32(plain))
 
 
 def unpack(line: bytes) -> Line | None:
-    """The inverse of `Line.pack`; None for bytes that are no line."""
+    """The inverse of `pack`; None for bytes that are no line."""
     if len(line) != LINE_BYTES or zlib.crc32(line[:_PLAIN]) != _CHECK.unpack(line[_PLAIN:])[0]:
         return None
     values = _FORM.unpack(line[:_PLAIN])

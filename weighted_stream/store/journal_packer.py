@@ -38,7 +38,13 @@ class Packer:
             The message, which the next call writes over, and which of the columns `GIVEN` it has, as bits.
         """
         loss, _, weight, similarity, group, step = change
-        bits = sum(1 << bit for bit, column in enumerate((step, loss, weight, similarity, group)) if column is not None)
+        bits = (
+            (step is not None)
+            | (loss is not None) << 1
+            | (weight is not None) << 2
+            | (similarity is not None) << 3
+            | (group is not None) << 4
+        )
         key = ids.size, bits
         form = self._forms.pop(key, None) or _Form(*key)
         self._forms[key] = form  # the last one used is the last one

@@ -115,14 +115,14 @@ class Segment:
                 raise damaged(self.path, position)
             yield line
 
-    def append(self, message: memoryview, line: Line) -> None:
-        """Write an entry.
+    def append(self, message: memoryview, offset: int, position: int, line: bytes) -> None:
+        """Write an entry at ``offset``, and its line in the index.
 
         Raises:
             StoreError: if the disk is full or fails; a part of it may be there, which has to be cut.
         """
-        self._write(self._entries, message, line.offset)
-        self._write(self._index, line.pack(), (line.position - self.first) * LINE_BYTES)
+        self._write(self._entries, message, offset)
+        self._write(self._index, line, (position - self.first) * LINE_BYTES)
 
     def cut(self, position: int, offset: int) -> None:
         """Drop the entries from ``position`` on, the first of which is at ``offset``."""
