@@ -122,6 +122,7 @@ def test_killed_at_every_line(name: str, before: Before, tmp_path: Path) -> None
         store = opened(path)
         found = contents(store)
         assert found in allowed, line
+        assert store._regions.header.claimed == store._regions.hashed.count_keys()
         seen.add(allowed.index(found))
         if found == allowed[-1] and name == "roll back":
             assert store.state_dict() == middle
@@ -169,6 +170,22 @@ def test_killed_again_while_it_is_opened(line: int, before: Before, tmp_path: Pa
             lines += 60
     assert contents(store) in (past[5], past[-1])
     store.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:The records of this store had 12 entries:RuntimeWarning")
+@pytest.mark.parametrize("line", range(20, 1500, 97))
+def test_killed_while_the_records_are_made_again(line: int, before: Before, tmp_path: Path) -> None:
+    """The journal ends before the records do, as after a power failure."""
+    template, middle, past = before
+    path = tmp_path / "store"
+    shutil.copytree(template, path)
+    os.truncate(path / "journal" / "0000000000000001.index", 128 * middle["position"])
+    with pytest.raises(Killed), killed_after(line):
+        opened(path)
+    with opened(path) as store:
+        assert contents(store) == past[5]
+        assert store.state_dict() == middle
 
 
 @pytest.mark.parametrize("name", ["update", "record", "roll back"])

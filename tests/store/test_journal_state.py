@@ -104,6 +104,10 @@ def test_records_of_a_temporary_store_go_into_another(tmp_path: Path) -> None:
         assert (state["ids"] == state_ids).all()
     with WeightStore(tmp_path / "new") as kept:
         kept.load_state_dict(state)
+        kept.load_state_dict({**state, "ids": state["ids"][:0], "records": state["records"][:0], "counts": [0] * 5})
+        assert len(kept) == 0
+        kept.load_state_dict(state)
+        assert contents(kept) == seen
         step(kept, 7)
     with WeightStore(tmp_path / "new") as kept:
         with pytest.raises(StoreMismatchError, match="another kind"):

@@ -95,13 +95,13 @@ class Journal:
             raise _of_other_records(applied)
         if odd:
             header.claimed = self._regions.hashed.count_keys()
-        if odd and applied == files.position:
-            if applied == self.base.mark[0]:
-                self.rebuild()
-                return
-            applied -= 1
+        if odd and applied == files.position == self.base.mark[0]:
+            self.rebuild()
+            return
         for entry in files.entries(applied + 1):
             redo(self._regions, entry)
+        if header.sequence & 1:  # nothing was to be made again: the mark is the last that a change leaves
+            header.end(NOTHING, None, None)
 
     def tidy(self) -> None:
         """If there is too much, let some of the oldest entries go into the base: twice what came in last."""

@@ -61,7 +61,7 @@ class Base:
         regions.redo(entry.ids, entry.change, entry.line.mark)
 
     def take(self, source: Regions) -> None:
-        """Become a copy of these records; there is no base yet.
+        """Become a copy of these records; there is no entry yet.
 
         Raises:
             StoreError: if the disk is full.
@@ -90,13 +90,17 @@ class Base:
 
     def _begun(self, source: Regions | None) -> Regions:
         """A new folder, with a copy of these records in it. It is there when it is complete."""
-        draft = self._folder.with_suffix(".new")
-        shutil.rmtree(draft, ignore_errors=True)
+        draft, old = self._folder.with_suffix(".new"), self._folder.with_suffix(".old")
+        for rest in (draft, old):
+            shutil.rmtree(rest, ignore_errors=True)
         regions = open_regions(Folder(draft, create=True), write=True)
         if source is not None:
             copy(source, regions)
             regions.flush()
+        if self._folder.exists():
+            os.replace(self._folder, old)
         os.replace(draft, self._folder)
+        shutil.rmtree(old, ignore_errors=True)
         return open_regions(Folder(self._folder, create=False), write=True)
 
 
