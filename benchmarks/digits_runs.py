@@ -18,9 +18,11 @@ from torch.utils.data import TensorDataset
 
 from benchmarks.noisy_labels import digits
 from weighted_stream import (
+    DataWeightingModel,
     FilterThenWeight,
     Greats,
     LinUpper,
+    MetaWeightNet,
     RhoLoss,
     Strategy,
     Uniform,
@@ -28,8 +30,6 @@ from weighted_stream import (
     per_sample_cross_entropy,
 )
 from weighted_stream.demo.train import endless
-from weighted_stream.strategies.data_weighting_model import DataWeightingModel
-from weighted_stream.strategies.meta_weight_net import MetaWeightNet
 
 BATCH, BUDGET, TOLD, WIDTH, RATE, EVALUATE_EVERY, STAGES = 32, 0.25, 100, 128, 2e-3, 50, 5
 HEAD = "4"

@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader
 
 from weighted_stream import (
     Adapt,
+    DataWeightingModel,
     FilterThenWeight,
     Greats,
     InfoBatch,
     LinUpper,
+    MetaWeightNet,
     RhoLoss,
     Similarity,
     Strategy,
@@ -30,8 +32,6 @@ from weighted_stream.demo.train import endless, per_sample_loss
 from weighted_stream.probes.factors import send_factors
 from weighted_stream.probes.gradient_layers import Layers
 from weighted_stream.probes.gradients import GradientProbe
-from weighted_stream.strategies.data_weighting_model import DataWeightingModel
-from weighted_stream.strategies.meta_weight_net import MetaWeightNet
 
 SIZES = {
     "cpu": {
