@@ -69,7 +69,7 @@ def test_counters_are_mended_after_an_update_cut_short(tmp_path: Path) -> None:
     from weighted_stream.store.header import Header
 
     path = tmp_path / "store"
-    with WeightStore(path) as store:
+    with WeightStore(path, journal=False) as store:
         store.update([1, 2, HASHED], loss=[1.0, 2.0, np.nan])
         store.update([1], similarity=[0.5])
         exact = store.stats()
@@ -79,7 +79,7 @@ def test_counters_are_mended_after_an_update_cut_short(tmp_path: Path) -> None:
         header.begin()
         header.tally = header.tally._replace(samples=99, visits=77, unscored=55)
         header.claimed = 0
-    with WeightStore(path) as store:
+    with WeightStore(path, journal=False) as store:
         assert store.stats() == exact
         assert store._regions.header.claimed == 1
 
