@@ -41,7 +41,7 @@ def train(stream: WeightedStream, epochs: int, **arguments: Any) -> Iterable[tup
 
 def stream_epochs_left(stream: WeightedStream, epochs: int) -> bool:
     """Whether the next `for` belongs to the run."""
-    return stream._next_epoch < epochs or stream._unfinished is not None
+    return stream._next_epoch < epochs or (stream._unfinished is not None and not stream._unfinished.over)
 
 
 def contents(stream: WeightedStream) -> dict[str, np.ndarray[Any, Any]]:

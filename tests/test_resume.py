@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from resuming import assert_same_store, check_resuming, contents, saved, train
@@ -20,6 +22,7 @@ from weighted_stream import (
     ParquetDataset,
     Shuffled,
     StateError,
+    StoreError,
     Strategy,
     Uniform,
     WeightedStream,
@@ -64,9 +67,6 @@ class Lines(IterableDataset[dict[str, int]]):
 
 
 def parquet(folder: Path) -> Callable[[], Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for part in range(4):
         rows = list(range(part * 11, part * 11 + 11))
         pq.write_table(pa.table({"marker": rows}), folder / f"{part}.parquet", row_group_size=4)
@@ -313,7 +313,7 @@ def test_the_end_of_an_epoch_is_an_empty_rest() -> None:
         if number == 4:
             inside = stream.state_dict()
     after = stream.state_dict()
-    assert after["position"] is None
+    assert after["position"]["over"]
     again.load_state_dict(inside)
     assert again.epoch == 0
     loader = again.loader(batch_size=11)
@@ -322,6 +322,7 @@ def test_the_end_of_an_epoch_is_an_empty_rest() -> None:
     assert len(list(loader)) == 4
     assert again.epoch == 1
     again.load_state_dict(after)
+    assert again.epoch == 1
     assert len(list(loader)) == 4
     assert again.epoch == 1
 
@@ -424,3 +425,180 @@ def test_set_epoch_before_the_rest_of_that_epoch() -> None:
     assert [step for step, _ in train(make[1], 2, batch_size=11, shuffle=True)] == steps[6:]
     make[1].set_epoch(0)
     assert len(list(make[1].loader(batch_size=11))) == 4
+
+
+def rest_of(make: Callable[[], Any], batches: int = 3, again: Callable[[], Any] | None = None, **options: Any) -> Any:
+    """What comes before a state is taken, and after it in a fresh stream: markers."""
+    arguments = {"batch_size": 5, **options}
+    first, second = (WeightedStream(one(), Uniform(), id_fn="marker") for one in (make, again or make))
+    seen: list[int] = []
+    for number, (step, stream) in enumerate(train(first, 1, **arguments), 1):
+        seen += step.markers
+        if number == batches:
+            second.load_state_dict(saved(stream.state_dict()))
+            break
+    return seen, (marker for step, _ in train(second, 1, **arguments) for marker in step.markers)
+
+
+class Anyhow(Lines):
+    """In an order that nobody can repeat."""
+
+    def __iter__(self) -> Any:
+        return ({"marker": int(row)} for row in np.random.default_rng().permutation(SIZE))
+
+
+def test_an_order_that_does_not_come_again_is_said_and_loses_nothing() -> None:
+    seen, rest = rest_of(Anyhow)
+    with pytest.warns(RuntimeWarning, match="do not come again in the order"):
+        assert sorted(seen + list(rest)) == list(range(SIZE))
+
+
+def test_webdataset_shuffled_without_a_seed(tmp_path: Path) -> None:
+    wds = pytest.importorskip("webdataset")
+    urls = write_tars(tmp_path, range(SIZE))
+
+    def data() -> Any:
+        return wds.WebDataset(urls, shardshuffle=False).shuffle(20).decode().map(lambda s: {"marker": s["cls"]})
+
+    seen, rest = rest_of(data)
+    with pytest.warns(RuntimeWarning, match="do not come again in the order"):
+        assert sorted(seen + list(rest)) == list(range(SIZE))
+
+
+def test_shards_that_are_added_within_an_epoch(tmp_path: Path) -> None:
+    make = shuffled_parquet(tmp_path)
+    first = WeightedStream(make(), Uniform())
+    steps = iter(train(first, 1, batch_size=5))
+    seen = [marker for _ in range(3) for marker in next(steps)[0].markers]
+    pq.write_table(pa.table({"marker": [100, 101]}), tmp_path / "new.parquet")
+    second = WeightedStream(make(), Uniform())
+    second.load_state_dict(saved(first.state_dict()))
+    with pytest.warns(RuntimeWarning, match="the dataset has changed"):
+        seen += [marker for step, _ in train(second, 1, batch_size=5) for marker in step.markers]
+    assert sorted(seen) == [*range(SIZE), 100, 101]
+
+
+def test_batches_of_the_pipelines_own_of_another_size() -> None:
+    wds = pytest.importorskip("webdataset")
+    streams_ = [
+        WeightedStream(wds.DataPipeline(Lines(), wds.batched(size)), Uniform(), id_fn="marker") for size in (4, 7)
+    ]
+    seen = []
+    for number, (batch, weight) in enumerate(streams_[0].loader(batch_size=None), 1):
+        weight.resolve(torch.as_tensor(batch["marker"]).float())
+        seen += batch["marker"].tolist()
+        if number == 3:
+            break
+    streams_[1].load_state_dict(streams_[0].state_dict())
+    with pytest.warns(RuntimeWarning, match="do not come again"):
+        seen += [marker for batch, _ in streams_[1].loader(batch_size=None) for marker in batch["marker"].tolist()]
+    assert sorted(seen) == list(range(SIZE))
+
+
+@pytest.mark.parametrize("make", [lambda: np.random.default_rng().permutation(SIZE).tolist()])
+def test_a_sampler_that_does_not_draw_the_same_again_is_refused(make: Callable[[], list[int]]) -> None:
+    first, second = (WeightedStream(Rows(), Uniform()) for _ in range(2))
+    steps = iter(train(first, 1, batch_size=5, sampler=make()))
+    next(steps)
+    second.load_state_dict(first.state_dict())
+    for _ in range(2):  # and nothing is forgotten by that
+        with pytest.raises(StateError, match="does not draw again"):
+            next(iter(second.loader(batch_size=5, sampler=make())))
+    with pytest.raises(StateError, match="seed=9"):
+        next(iter(second.loader(batch_size=5, shuffle=True, seed=9)))
+    second.set_epoch(1)
+    assert len(list(second.loader(batch_size=5, sampler=make()))) == 9
+
+
+@pytest.mark.parametrize("size", [3, 8, 11])
+def test_a_batch_sampler_of_another_size(size: int) -> None:
+    def batches(of: int) -> Any:
+        return torch.utils.data.BatchSampler(torch.utils.data.SequentialSampler(range(SIZE)), of, False)
+
+    first, second = (WeightedStream(Rows(), Uniform()) for _ in range(2))
+    steps = iter(train(first, 1, batch_sampler=batches(4)))
+    seen = [marker for _ in range(3) for marker in next(steps)[0].markers]
+    second.load_state_dict(first.state_dict())
+    seen += [marker for step, _ in train(second, 1, batch_sampler=batches(size)) for marker in step.markers]
+    assert seen == list(range(SIZE))
+
+
+def keep_some(samples: list[dict[str, int]]) -> dict[str, Any]:
+    return torch.utils.data.default_collate([sample for sample in samples if sample["marker"] % 3])
+
+
+@pytest.mark.parametrize("data", [Rows, Lines])
+def test_a_collate_function_that_leaves_samples_out(data: Any) -> None:
+    first, second = (WeightedStream(data(), Uniform(), id_fn="marker", as_dict=True) for _ in range(2))
+    seen: list[int] = []
+    for number, batch in enumerate(first.loader(batch_size=6, collate_fn=keep_some), 1):
+        seen += batch["marker"].tolist()
+        if number == 3:
+            break
+    second.load_state_dict(first.state_dict())
+    for batch in second.loader(batch_size=6, collate_fn=keep_some):
+        seen += batch["marker"].tolist()
+    assert sorted(seen) == [marker for marker in range(SIZE) if marker % 3]
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_between_epochs_a_generator_of_ones_own_goes_on(wrapped: bool) -> None:
+    def made() -> Any:
+        generator = torch.Generator().manual_seed(1)
+        if wrapped:
+            return WeightedStream(DataLoader(Rows(), batch_size=8, shuffle=True, generator=generator), Uniform()), {}
+        return WeightedStream(Rows(), Uniform()), {"batch_size": 8, "shuffle": True, "generator": generator}
+
+    first, options = made()
+    steps = [step for step, _ in train(first, 1, **options)]
+    state = saved(first.state_dict())
+    steps = [step for step, _ in train(first, 3, **options)]
+    second, options = made()
+    second.load_state_dict(state)
+    assert [step for step, _ in train(second, 3, **options)] == steps
+    assert len(steps) == 12
+
+
+class Augmented(Rows):
+    """Each sample has noise of torch's random state."""
+
+    def __getitem__(self, index: int) -> Any:
+        return {"marker": index, "noise": torch.rand(())}
+
+
+class AugmentedLines(Lines):
+    """The same, in order."""
+
+    def __iter__(self) -> Any:
+        return ({"marker": row, "noise": torch.rand(())} for row in range(SIZE))
+
+
+@pytest.mark.parametrize("data", [Augmented, AugmentedLines])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_without_workers_random_transforms_go_on_with_the_trainers_random_state(data: Any, wrapped: bool) -> None:
+    def made() -> WeightedStream:
+        return WeightedStream(DataLoader(data(), batch_size=8) if wrapped else data(), Uniform(), id_fn="marker")
+
+    def steps(stream: WeightedStream) -> Any:
+        for batch, _ in stream.loader(batch_size=8):
+            yield batch["noise"].tolist(), torch.rand(2).tolist()  # and the model's dropout
+
+    torch.manual_seed(0)
+    first, second = made(), made()
+    whole = []
+    for step in steps(first):
+        whole.append(step)
+        if len(whole) == 3:
+            state, random = saved(first.state_dict()), torch.get_rng_state()
+    second.load_state_dict(state)
+    torch.set_rng_state(random)
+    assert list(steps(second)) == whole[3:]
+
+
+def test_a_state_that_the_store_refuses_changes_nothing(tmp_path: Path) -> None:
+    first, second = (WeightedStream(Rows(), LinUpper(window="running"), store=tmp_path / name) for name in "ab")
+    next(iter(train(first, 1, batch_size=8)))
+    before = saved(second.strategy.state_dict())
+    with pytest.raises(StoreError):
+        second.load_state_dict(first.state_dict())
+    assert str(second.strategy.state_dict()) == str(before)

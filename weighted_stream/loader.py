@@ -128,19 +128,18 @@ class WeightedLoader:
         position, items = self._begin_epoch()
         feedback = self._feedback
         for ids, batch, *groups in items:
-            position.batches += 1
-            position.samples += len(ids)
+            ids = np.ascontiguousarray(ids, np.int64)
+            position.add(ids)
             if groups:
                 feedback.learn_groups(groups[0])
             if feedback.ahead is not None:
                 feedback.ahead.check()
-            samples, batch = self._chosen(np.asarray(ids), batch)
+            samples, batch = self._chosen(ids, batch)
             if feedback.strategy.keeps_samples:
                 samples.samples = shallow(batch)
                 if self._handed_over is not None:
                     self._handed_over.add(samples.ids, samples.samples)
             yield batch if self._as_dict else (batch, Weight(samples, feedback))
-        position.over = True
         self._end_epoch(position)
 
     def _chosen(self, ids: NDArray[np.int64], batch: Any) -> tuple[Batch, Any]:

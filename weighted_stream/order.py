@@ -44,6 +44,13 @@ class Order:
         """The states of the user's generators: with them, an epoch that begins is the same once more."""
         return [generator.get_state() for generator in self._theirs]
 
+    def set_own_state(self, states: Sequence[Tensor]) -> None:
+        """Put the user's generators to where they were when an epoch ended; torch's own is the trainer's to restore."""
+        if len(states) == len(self._theirs):
+            for generator, state in zip(self._theirs, states, strict=True):
+                if generator is not torch.default_generator:
+                    generator.set_state(state)
+
     def set_random_state(self, states: Sequence[Tensor]) -> None:
         """Put the user's generators back to where they were.
 
@@ -86,7 +93,7 @@ def set_order(source: Source, arguments: dict[str, Any], seed: int, *, ours: boo
     arguments["generator"], order = torch.Generator(), torch.Generator()
     sampled = arguments.get("sampler") is not None or arguments.get("batch_sampler") is not None
     drawn = _set_shuffle(source, arguments, seed, order)
-    return Order(seed, [arguments["generator"], order], drawn, theirs if sampled else ())
+    return Order(seed, [arguments["generator"], order], drawn, theirs if sampled or source.iterable else ())
 
 
 def _theirs(arguments: dict[str, Any]) -> list[torch.Generator]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from zlib import crc32
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from weighted_stream.errors import StateError
@@ -23,7 +26,7 @@ class Layout:
         drop_last: whether a smaller last batch is left out.
         workers: how many the loader has.
         shuffle: whether the loader shuffles, from ``seed``.
-        seed: see `WeightedStream.loader`.
+        seed: see `WeightedStream.loader`; 0 if it does not shuffle.
         rank, ranks: which of how many processes this is.
     """
 
@@ -49,10 +52,12 @@ class Position:
         epoch: from 0.
         layout: how its batches are made.
         first_step: the stream's step when the epoch began.
-        random: states of generators that are not ours, when the epoch began.
-        samples: how many the loader has drawn.
+        random: states of generators that are not ours, when the epoch began; when it is over, when it ended.
+        drawn: how many samples the loader took from sampler or dataset, give or take the last batch of an epoch.
+        samples: how many it handed over: less, if its collate function leaves some out.
         batches: how many batches that was, since ``filtered``.
-        filtered: None; or the step at which an epoch went on with another layout: everything weighed before it in this
+        digest: CRC-32 of the ids in these batches: whether the same come again.
+        filtered: None; or the step at which an epoch went on in another order: everything weighed before it in this
             epoch is left out, and ``batches`` are counted from there.
         over: whether the epoch has ended.
     """
@@ -61,14 +66,27 @@ class Position:
     layout: Layout
     first_step: int
     random: list[Tensor] = field(default_factory=list)
+    drawn: int = 0
     samples: int = 0
     batches: int = 0
+    digest: int = 0
     filtered: int | None = None
     over: bool = False
 
+    def add(self, ids: NDArray[np.int64]) -> None:
+        """A batch of these samples was handed over."""
+        self.drawn += self.layout.batch_size or len(ids)
+        self.samples += len(ids)
+        self.batches += 1
+        self.digest = crc32(ids.data, self.digest)
+
+    def filter(self, step: int) -> None:
+        """From this step on, the epoch goes on in another order."""
+        self.filtered, self.batches, self.digest = step, 0, 0
+
     def state_dict(self) -> dict[str, Any] | None:
-        """As plain values; None if the epoch has ended, or not begun."""
-        if self.over or not self.samples:
+        """As plain values; None if the epoch has given nothing yet."""
+        if not self.batches and self.filtered is None and not self.over:
             return None
         return {**vars(self), "layout": asdict(self.layout), "random": list(self.random)}
 
@@ -94,7 +112,7 @@ def layout_of(kind: type, arguments: Mapping[str, Any], shuffle: bool, seed: int
         bool(arguments.get("drop_last")),
         int(arguments.get("num_workers") or 0),
         shuffle,
-        seed,
+        seed if shuffle else 0,
         rank,
         ranks,
     )
@@ -107,4 +125,15 @@ def refuse_other_order(found: Layout, expected: Layout, changed: list[str]) -> S
         found=", ".join(f"{name}={getattr(found, name)!r}" for name in changed),
         expected=", ".join(f"{name}={getattr(expected, name)!r}" for name in changed),
         do="make the loader as it was; batch_size, drop_last and num_workers may change",
+    )
+
+
+def drawn_differently(position: Position) -> StateError:
+    """The error for a sampler that does not draw again what it drew."""
+    return StateError(
+        "The sampler does not draw again what it drew: the rest of the epoch would repeat samples, and lack others.",
+        found=f"other samples among the first {position.drawn:,} of epoch {position.epoch}",
+        expected="an order that is a function of the epoch, of a seed or of a torch generator; the same dataset",
+        do="give the sampler a seed, or the dataset its own again (shuffle(seed=...)); or begin the next epoch: "
+        f"stream.set_epoch({position.epoch + 1})",
     )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from weighted_stream.order import Order
-from weighted_stream.position import Layout, Position, refuse_other_order
+from weighted_stream.position import Layout, Position, drawn_differently, refuse_other_order
 from weighted_stream.rebuild import rebuild
 from weighted_stream.rest import Chunks, Rest, Undelivered, weighed
 from weighted_stream.sources.base import Source
@@ -34,6 +37,7 @@ class Reading:
         layout: what the order of its batches depends on.
         around: what goes around the loader inside.
         counts: whether what is around it hands on every sample, once.
+        reorders: whether its collate function may change the order of the samples.
     """
 
     def __init__(
@@ -45,16 +49,19 @@ class Reading:
         layout: Layout,
         around: Callable[[Any], Any],
         counts: bool,
+        reorders: bool,
     ) -> None:
         self._source, self._kind, self._arguments = source, kind, arguments
-        self._order, self._layout, self._around, self._counts = order, layout, around, counts
+        self._order, self._layout, self._around = order, layout, around
+        self._counts, self._reorders = counts, reorders
         arguments = dict(arguments)
         dataset, self.batching = self._batches(arguments)
         self.loader = self._build(dataset, arguments)
 
-    def begin(self, epoch: int, step: int) -> tuple[int | None, Position, Iterable[Any]]:
-        """The epoch's order seed, its position, and its batches."""
+    def begin(self, epoch: int, step: int, random: Sequence[Tensor] = ()) -> tuple[int | None, Position, Iterable[Any]]:
+        """The epoch's order seed, its position, and its batches; ``random`` as the epoch before left it."""
         order_seed = self._order.begin(epoch)
+        self._order.set_own_state(random)
         return order_seed, Position(epoch, self._layout, step, self._order.random_state()), self.loader
 
     def resume(self, position: Position, step: int, store: Chunks) -> tuple[int | None, Iterable[Any]]:
@@ -72,68 +79,93 @@ class Reading:
         if not set(changed) <= set(MAY_CHANGE):
             raise refuse_other_order(self._layout, position.layout, changed)
         if changed and self._source.iterable:
-            position.filtered, position.batches = step, 0
+            position.filter(step)
         position.layout = self._layout
-        return self._order.begin(position.epoch), self._remaining(position, store)
+        order_seed = self._order.begin(position.epoch)
+        with trainers_random_state():
+            self._order.set_random_state(position.random)
+            rest = self._iterable_rest(position, step, store) if self._source.iterable else self._drawn_rest(position)
+        return order_seed, rest
 
-    def check_whole(self, position: Position, step: int, store: Chunks) -> None:
-        """Nothing ends an epoch early in silence.
+    def end(self, position: Position, step: int, store: Chunks) -> None:
+        """The loader has come to the end of its epoch. Nothing ends one early in silence.
 
         Args:
-            position: at the end of the loader's epoch.
+            position: where it stands; over, now.
             step: see `resume`.
             store: see `resume`.
 
         Raises:
-            SourceError: if the loader gave out before the dataset did, naming what was not delivered whole.
+            SourceError: if the loader gave out before the dataset did, naming what was not weighed whole.
         """
+        position.over, position.random = True, self._order.random_state()
         least = self._source.least() if self._counts and position.filtered is None else None
         if least is None:
             return
         layout = self._layout
         if layout.drop_last:
             least -= ((layout.batch_size or 1) - 1) * max(1, layout.workers)
-        if position.samples < least:
+        if position.drawn < least:
             shards = self._source.fingerprint().shards if layout.ranks == 1 else {}
             short = lacking(shards, weighed(store, position.first_step, step))
-            raise ended_early(position.epoch, position.samples, least, shards, short)
+            raise ended_early(position.epoch, position.drawn, least, shards, short)
 
-    def _remaining(self, position: Position, store: Chunks) -> Iterator[Any]:
-        generators = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
-        self._order.set_random_state(position.random)
-        items = self._source_items(position, store)
-        first = next(items, None)
-        # What came before was drawn in the run before: the random state of this one is not to move by it.
-        torch.default_generator.set_state(generators[0])
-        random.setstate(generators[1])
-        np.random.set_state(generators[2])
-        if first is not None:
-            yield first
-            yield from items
-
-    def _source_items(self, position: Position, store: Chunks) -> Iterator[Any]:
+    def _drawn_rest(self, position: Position) -> Iterator[Any]:
+        """The batches that are left of what a sampler draws."""
         dataset: Any = self._source.dataset
         arguments = {**self._arguments, "persistent_workers": False}
-        if not self._source.iterable:
-            name = "sampler" if arguments.get("batch_sampler") is None else "batch_sampler"
-            drawn = position.samples if name == "sampler" else position.batches
-            arguments[name] = Rest(arguments.get(name) or SequentialSampler(dataset), drawn)
-            return iter(self._build(dataset, arguments))
+        name = "sampler" if arguments.get("batch_sampler") is None else "batch_sampler"
+        rest = Rest(arguments.get(name) or SequentialSampler(dataset), position.drawn)
+        items: Iterator[Any] = iter(self._build(dataset, {**arguments, name: rest}))
+        rest.begin()
+        complete = position.samples == position.drawn == len(rest.skipped)
+        ids = dataset.ids_drawn(rest.skipped) if complete and hasattr(dataset, "ids_drawn") else None
+        if ids is not None and crc32(ids.data) != position.digest and not self._reorders:
+            raise drawn_differently(position)
+        return items
+
+    def _iterable_rest(self, position: Position, step: int, store: Chunks) -> Iterator[Any]:
+        """The batches left of a dataset that is read in order: what was handed over is read again, and dropped.
+
+        If it is not the same again, the samples that were weighed are left out, wherever they come.
+        """
+        items = self._iterable_items(position, store)
+        digest = 0
+        for ids, *_ in islice(items, position.batches):
+            digest = crc32(np.ascontiguousarray(ids, np.int64).data, digest)
+        if digest == position.digest:
+            return items
+        warnings.warn(
+            f"The samples of epoch {position.epoch} do not come again in the order that they came in before: the "
+            "dataset has changed, or shuffles without a seed. What was weighed is left out of the rest of the epoch, "
+            "which is in an order of its own.",
+            RuntimeWarning,
+            stacklevel=6,
+        )
+        position.filter(step)
+        self._source.rewind(position.epoch)
+        self._order.begin(position.epoch)
+        return self._iterable_items(position, store)
+
+    def _iterable_items(self, position: Position, store: Chunks) -> Iterator[Any]:
+        arguments = {**self._arguments, "persistent_workers": False}
+        dataset: Any
         if position.filtered is None:
             dataset, _ = self._batches(arguments)
         else:
             dataset = self._undelivered(position, position.filtered, store)
-        return islice(iter(self._build(dataset, arguments)), position.batches, None)
+        items: Iterator[Any] = iter(self._build(dataset, arguments))
+        return items
 
     def _undelivered(self, position: Position, filtered: int, store: Chunks) -> Undelivered:
         delivered = weighed(store, position.first_step, filtered)
         if not position.batches and len(delivered) < position.samples:
             warnings.warn(
                 f"{position.samples - len(delivered)} samples of epoch {position.epoch} were read but not weighed, or "
-                "more than once. The rest of the epoch, read by a loader that makes its batches differently, has the "
-                f"former again, and none of the {len(delivered)} that were weighed.",
+                "more than once. The rest of the epoch, in an order of its own, has the former again, and none of the "
+                f"{len(delivered)} that were weighed.",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=6,
             )
         return Undelivered(self._source.dataset, delivered)
 
@@ -150,3 +182,15 @@ class Reading:
 
     def _build(self, dataset: Any, arguments: dict[str, Any]) -> Any:
         return self._around(rebuild(self._kind, dataset, arguments))
+
+
+@contextmanager
+def trainers_random_state() -> Iterator[None]:
+    """Leave torch's, NumPy's and Python's random state as it was: what comes in here was drawn in the run before."""
+    states = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])

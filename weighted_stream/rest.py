@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,18 +16,47 @@ from weighted_stream.sources.wrapping import Forwarding
 
 
 class Rest(Sampler[Any]):
-    """A sampler (or batch sampler) without the first items that it draws.
+    """A sampler (or batch sampler) without the first samples that it draws, whose drawing can be begun beforehand.
+
+    Args:
+        sampler: draws indices, or lists of them.
+        skip: how many samples to leave out.
+
+    Attributes:
+        skipped: the indices left out, once begun.
 
     Example:
-        >>> list(Rest([4, 2, 7, 1], 3))
-        [1]
+        >>> list(Rest([4, 2, 7, 1], 3)), list(Rest([[4, 2], [7, 1]], 3))
+        ([1], [[1]])
     """
 
     def __init__(self, sampler: Any, skip: int) -> None:
         self._sampler, self._skip = sampler, skip
+        self._items: Iterator[Any] | None = None
+        self.skipped: list[Any] = []
+
+    def begin(self) -> None:
+        """Draw what is left out; a sampler draws its random numbers then."""
+        if self._items is not None:
+            return
+        items = iter(self._sampler)
+        self._items = items
+        while len(self.skipped) < self._skip:
+            drawn = next(items, None)
+            if drawn is None:
+                return
+            if not isinstance(drawn, (list, tuple)):
+                self.skipped.append(drawn)
+                continue
+            room = self._skip - len(self.skipped)
+            self.skipped += drawn[:room]
+            if len(drawn) > room:
+                self._items = chain([drawn[room:]], items)
 
     def __iter__(self) -> Iterator[Any]:
-        return islice(iter(self._sampler), self._skip, None)
+        self.begin()  # not before the first item is asked for: a loader draws the seed of its workers first
+        assert self._items is not None
+        yield from self._items
 
     def __len__(self) -> int:
         return max(0, len(self._sampler) - self._skip)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cached_property, partial
 from os import PathLike
 from typing import Any
@@ -149,7 +150,7 @@ class WeightedStream:
 
     @property
     def epoch(self) -> int:
-        """The epoch that the latest ``for`` over a loader is in, from 0."""
+        """The epoch that the latest ``for`` over a loader is in, from 0; after loading a state, that of the next."""
         return self._epoch
 
     def loader(self, *, seed: int = 0, **arguments: Any) -> WeightedLoader:
@@ -179,7 +180,9 @@ class WeightedStream:
         arguments["collate_fn"] = TagCollate(collate_fn, self._as_dict, check_ids, self._group_fn, not batched)
         kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
         layout = layout_of(kind, arguments, shuffle, seed)
-        reading = Reading(self._source, kind, arguments, order, layout, self._around, self._webloader is None)
+        # A class of the user's may end its epochs as it likes; a WebLoader's stages may, too.
+        counts = self._webloader is None and not _iterates_in_its_own_way(kind)
+        reading = Reading(self._source, kind, arguments, order, layout, self._around, counts, self._as_dict)
         begin_epoch = partial(self._begin_epoch, reading, layout.workers)
         return WeightedLoader(
             reading.loader,
@@ -201,26 +204,29 @@ class WeightedStream:
 
     def _begin_epoch(self, reading: Reading, workers: int) -> tuple[Position, Iterable[Any]]:
         """The next epoch, or the rest of one that a state was taken in."""
-        position, self._unfinished = self._unfinished, None
-        self._epoch = self._next_epoch if position is None else position.epoch
-        self._next_epoch = self._epoch + 1
+        loaded = self._unfinished
+        goes_on = loaded is not None and not loaded.over
+        epoch = loaded.epoch if loaded is not None and goes_on else self._next_epoch
         self._source.workers = workers
-        step = self._live().step
         self._source.check()
-        if position is None:
-            self._source.set_epoch(self._epoch)
-            self.strategy.begin_epoch(self._epoch, self.store.chunks)
-            order_seed, position, items = reading.begin(self._epoch, step)
-        else:
-            self._source.rewind(self._epoch)
+        step = self._live().step
+        if loaded is not None and goes_on:
+            self._source.rewind(epoch)
+            position = copy(loaded)  # kept until this one has begun
             order_seed, items = reading.resume(position, step, self.store)
+        else:
+            self._source.set_epoch(epoch)
+            self.strategy.begin_epoch(epoch, self.store.chunks)
+            random = [] if loaded is None else loaded.random
+            order_seed, position, items = reading.begin(epoch, step, random)
+        self._unfinished, self._epoch, self._next_epoch = None, epoch, epoch + 1
         if self._ahead is not None:
             self._ahead.begin(self._epoch, order_seed)
         self._position = position
         return position, items
 
     def _end_epoch(self, reading: Reading, position: Position) -> None:
-        reading.check_whole(position, self._live().step, self.store)
+        reading.end(position, self._live().step, self.store)
 
     def weight(self, ids: Tensor | Sequence[int]) -> Weight:
         """The `Weight` of samples known by their ids, e.g. of a dict batch: ``stream.weight(batch["sample_id"])``.
@@ -249,8 +255,8 @@ class WeightedStream:
             epoch: from 0; the next ``for`` over a `loader` is this epoch.
         """
         check_integer("set_epoch", "epoch", epoch, least=0)
-        if self._unfinished is not None and epoch == self._unfinished.epoch:
-            return  # the next `for` finishes it
+        if self._unfinished is not None and epoch == self._unfinished.epoch + self._unfinished.over:
+            return  # the next `for` finishes it, or is the one after it
         self._epoch = self._next_epoch = epoch
         self._position = self._unfinished = None
         self._source.set_epoch(epoch)
@@ -302,7 +308,10 @@ class WeightedStream:
         then what is left of the epoch are the same samples, in batches of their own. Samples that were read before are
         read again and dropped, but for map-style datasets, which start where they are.
 
-        With a DataLoader of your own (``DataLoader(stream)``) the position is yours to restore.
+        With a DataLoader of your own (``DataLoader(stream)``) the position is yours to restore. The position is that of
+        the latest ``for`` over a loader; if that was left early (``break``), the next ``for`` finishes its epoch, too.
+        Where samples do not come again in the order that they came in (an iterable dataset has changed, or shuffles
+        without a seed), a warning says so, and the rest of the epoch is what was not weighed; a sampler is refused.
 
         Args:
             state: as it was given, or as ``torch.load`` gives it back.
@@ -316,7 +325,7 @@ class WeightedStream:
         position = stream_state.load(self._live(), self._source.fingerprint(), state)
         self._position = self._unfinished = position
         self._next_epoch = int(state["next_epoch"])
-        self._epoch = max(0, self._next_epoch - 1) if position is None else position.epoch
+        self._epoch = self._next_epoch if position is None or position.over else position.epoch
 
     def close(self) -> None:
         """Stop scoring ahead and close the store, with all feedback in it. Also at the end of a ``with`` block."""
@@ -423,6 +432,11 @@ def _groups_get_lost() -> SourceError:
         expected="stream.loader(...), which tells the store, or groups that the store has already",
         do="let stream.loader(...) make the loader; or store.set_groups(ids, names) before, and leave group_fn out",
     )
+
+
+def _iterates_in_its_own_way(kind: type) -> bool:
+    owner = next(one for one in kind.__mro__ if "__iter__" in vars(one))
+    return owner.__module__.partition(".")[0] not in ("torch", "torchdata", "streaming")
 
 
 def _innermost(data: Any) -> Any:

@@ -58,8 +58,13 @@ def load(feedback: Feedback, dataset: Fingerprint, state: Mapping[str, Any]) -> 
         )
     _check_strategy(feedback, state["strategy"])
     position = None if state["position"] is None else Position.from_state(state["position"])
+    before = feedback.strategy.state_dict()
     feedback.strategy.load_state_dict(state["strategy"]["learned"])
-    feedback.store.load_state_dict(with_arrays(state["store"]))
+    try:
+        feedback.store.load_state_dict(with_arrays(state["store"]))
+    except BaseException:
+        feedback.strategy.load_state_dict(before)
+        raise
     feedback.go_on_from(int(state["step"]))
     return position
 

@@ -92,19 +92,21 @@ def test_a_loader_that_gives_out_is_named_at_its_end(
     """As streaming's does, now and then, when a shard goes during the epoch; at other times it raises."""
     if kind == "mds":
         write_mds(tmp_path, range(ROWS))
-        stream, last = WeightedStream(dataset(tmp_path), Uniform()), r"shard.00002.mds \(8 of 10 rows\)"
+        stream, last = WeightedStream(dataset(tmp_path), Uniform()), r"shard.00002.mds \(8 of 10 rows weighed\)"
     else:
         for part in range(10):
             pq.write_table(pa.table({"marker": range(part * 10, part * 10 + 10)}), tmp_path / f"{part}.parquet")
-        stream, last = WeightedStream(ParquetDataset(tmp_path), Uniform()), r"2.parquet \(8 of 10 rows\)"
+        stream, last = WeightedStream(ParquetDataset(tmp_path), Uniform()), r"2.parquet \(8 of 10 rows weighed\)"
     begin = Reading.begin
 
-    def gives_out(self: Reading, number: int, step: int) -> Any:
-        seed, position, items = begin(self, number, step)
+    def gives_out(self: Reading, *about: Any) -> Any:
+        seed, position, items = begin(self, *about)
         return seed, position, islice(items, 7)
 
     monkeypatch.setattr(Reading, "begin", gives_out)
-    with pytest.raises(SourceError, match=rf"Epoch 0 ended early(.|\n)*28 samples; not whole: (.*/)?{last}") as error:
+    with pytest.raises(
+        SourceError, match=rf"Epoch 0 ended early(.|\n)*28 samples; not weighed whole: (.*/)?{last}"
+    ) as error:
         epoch(stream)
     assert "and 3 more" in str(error.value)
     assert "100 samples" in str(error.value)
@@ -214,5 +216,5 @@ def test_lacking(shards: dict[str, int], data: st.DataObject) -> None:
 def test_many_shards_are_not_all_named() -> None:
     shards = {f"{number}.mds": 10 for number in range(9)}
     text = str(ended_early(3, 10, 90, shards, dict.fromkeys(list(shards)[1:], 0)))
-    assert "4.mds (0 of 10 rows)" in text
+    assert "4.mds (0 of 10 rows weighed)" in text
     assert "and 3 more" in text

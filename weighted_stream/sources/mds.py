@@ -111,7 +111,7 @@ class MDSSource(Source):
         """The dataset's length; None if it begins within an epoch by its own state, or leaves samples out."""
         dataset: Any = self._dataset
         whole = dataset.batching_method == "random" and not resumes(dataset)
-        return len(dataset) if whole else None
+        return int(dataset.length) if whole else None  # a subclass may count something else in its __len__
 
     def rewind(self, epoch: int) -> None:
         """Begin at this epoch's order, also if the dataset was past it."""

@@ -123,6 +123,10 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
             check_id(int(rows.min()), "the sampler")
         return rows if self._rows is None else self._rows[rows]
 
+    def ids_drawn(self, indices: list[Any]) -> Rows | None:
+        """The ids of what a sampler drew, (n,) int64; None if they are made of the samples."""
+        return None if self._id_fn is not None else np.asarray(self._durable_rows(indices), np.int64)
+
     def ids_at(self, indices: Rows) -> Rows | None:
         """The ids of the samples at ``indices``, (n,) int64; None if they are made of the samples."""
         if self._id_fn is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from weighted_stream.errors import SourceError
@@ -15,6 +16,9 @@ NAMED = 3
 
 BLOCK = 512
 """Bytes of a tar file's blocks; two of zeros are its end."""
+
+LAST = 1 << 16
+"""So many bytes are searched for it: something may stand behind the end."""
 
 
 def check_tars(urls: Iterable[str], lenient: bool) -> None:
@@ -29,7 +33,8 @@ def check_tars(urls: Iterable[str], lenient: bool) -> None:
     Raises:
         SourceError: naming those that have no end.
     """
-    cut = [url for url in urls if is_local(location(url)) and _is_cut(location(url))]
+    local = [url for url in urls if is_local(location(url)) and not url.startswith("pipe:")]
+    cut = [url for url in local if _is_cut(location(url))]
     if not cut:
         return
     more = f", and {len(cut) - NAMED} more" if len(cut) > NAMED else ""
@@ -49,13 +54,16 @@ def check_tars(urls: Iterable[str], lenient: bool) -> None:
 
 def _is_cut(path: str) -> bool:
     try:
+        if not os.path.isfile(path):  # opening a named pipe would wait for its writer
+            return False
         with open(path, "rb") as file:
             begin = file.read(2)
             if begin in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5"):  # compressed: the reader checks its sums
                 return False
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 2 * BLOCK))
-            return size % BLOCK != 0 or file.read() != bytes(2 * BLOCK)
+            file.seek(max(0, size - LAST) // BLOCK * BLOCK)
+            blocks = [file.read(BLOCK) for _ in range(LAST // BLOCK + 1)]
+            return not any(one == other == bytes(BLOCK) for one, other in pairwise(blocks))
     except OSError:
         return False
 
@@ -63,4 +71,4 @@ def _is_cut(path: str) -> bool:
 def goes_on(stages: Iterable[Any]) -> bool:
     """Whether a stage of a pipeline has a handler that goes on behind an error."""
     handlers = [getattr(stage, "handler", None) or getattr(stage, "kw", {}).get("handler") for stage in stages]
-    return any(handler is not None and handler.__name__ != "reraise_exception" for handler in handlers)
+    return any(handler is not None and getattr(handler, "__name__", "") != "reraise_exception" for handler in handlers)

@@ -46,11 +46,11 @@ def ended_early(
         delivered: samples.
         expected: samples, at least.
         shards: rows per shard.
-        short: rows delivered of those that were not delivered whole, as far as that is known.
+        short: rows weighed of those that were not weighed whole, as far as that is known.
     """
-    named = [f"{name} ({rows:,} of {shards[name]:,} rows)" for name, rows in list(short.items())[:NAMED]]
+    named = [f"{name} ({rows:,} of {shards[name]:,} rows weighed)" for name, rows in list(short.items())[:NAMED]]
     more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
-    where = f"; not whole: {', '.join(named)}{more}" if named else ""
+    where = f"; not weighed whole: {', '.join(named)}{more}" if named else ""
     return SourceError(
         f"Epoch {epoch} ended early: its loader gave out before the dataset did.",
         found=f"{delivered:,} samples{where}",
