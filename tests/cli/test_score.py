@@ -213,7 +213,7 @@ def test_interrupted(files: Path) -> None:
     folder, out = shards(files, rows=5), files / "out"
     command = [sys.executable, "-m", "weighted_stream.cli", "score", str(folder), "--processes", "2"]
     command += ["--target", str(files / "target.jsonl"), *VOWELS, "--out", str(out)]
-    environment = {**os.environ, "SLOW": "0.3"}
+    environment = {**os.environ, "SLOW": "1.0"}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
