@@ -109,7 +109,8 @@ def compare(make: Callable[[], Any], rows: int, workers: int, warm: bool) -> tup
 
 def trainer_side(repeats: int = 21, batches: int = 400) -> dict[str, Spread]:
     """Microseconds that the product with a Weight takes per batch of 64: in all, and beyond the formula by hand."""
-    stream = WeightedStream(list(torch.rand(BATCH * batches)), LinUpper(r=1.0))
+    data = list(torch.rand(BATCH * batches))
+    stream = WeightedStream(data, LinUpper(r=1.0))
     leaf = torch.rand(BATCH, requires_grad=True)
 
     def run(weights: list[Any], multiply: Callable[[Any, Any], Any]) -> float:
@@ -119,8 +120,11 @@ def trainer_side(repeats: int = 21, batches: int = 400) -> dict[str, Spread]:
             multiply(loss, weight)
         return (time.perf_counter() - start) / len(weights) * 1e6
 
-    def ours() -> float:
+    def product(stream: WeightedStream) -> float:
         return run([weight for _, weight in stream.loader(batch_size=BATCH)], lambda loss, weight: loss * weight)
+
+    def ours() -> float:
+        return product(stream)
 
     def by_hand() -> float:
         return run([None] * batches, lambda loss, _: loss * lin_upper(loss.detach(), 1.0))
@@ -130,7 +134,19 @@ def trainer_side(repeats: int = 21, batches: int = 400) -> dict[str, Spread]:
 
     ours_us, hand_us, ratio = paired(ours, by_hand, repeats)
     _, plain_us, _ = paired(ours, plain, 5)
-    return {"ours": ours_us, "by hand": hand_us, "ours / by hand": ratio, "losses * 1.0": plain_us}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        WeightedStream(data, LinUpper(r=1.0), store=f"{folder}/store") as kept,
+    ):
+        journal_us, _, more = paired(lambda: product(kept), ours, repeats)
+    return {
+        "ours": ours_us,
+        "by hand": hand_us,
+        "ours / by hand": ratio,
+        "losses * 1.0": plain_us,
+        "ours, a store on disk with its journal": journal_us,
+        "with / without it": more,
+    }
 
 
 def main() -> None:
