@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -602,3 +603,11 @@ def test_a_state_that_the_store_refuses_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         second.load_state_dict(first.state_dict())
     assert str(second.strategy.state_dict()) == str(before)
+
+
+def test_a_state_goes_through_pickle() -> None:
+    """As between processes."""
+    stream, again = (WeightedStream(Rows(), LinUpper(window="running")) for _ in range(2))
+    next(iter(train(stream, 1, batch_size=8)))
+    again.load_state_dict(pickle.loads(pickle.dumps(stream.state_dict())))
+    assert_same_store(stream, again)

@@ -22,7 +22,7 @@ def take(regions: Regions) -> dict[str, Any]:
     pushed, losses, weights = regions.header.window()
     return {
         "ids": ids,
-        "records": words_of(records).copy(),
+        "records": words_of(records).copy().view(np.int32),  # torch cannot pickle unsigned tensors
         "counts": list(regions.header.tally),
         "pushed": list(pushed),
         "losses": losses[: pushed[0]],
@@ -38,7 +38,7 @@ def put(regions: Regions, state: Mapping[str, Any]) -> None:
     """
     try:
         ids = np.ascontiguousarray(state["ids"], np.int64)
-        records = np.ascontiguousarray(state["records"], np.uint32)
+        records = np.ascontiguousarray(state["records"], np.int32).view(np.uint32)
         tally = Tally(*(int(number) for number in state["counts"]))
         pushed = int(state["pushed"][0]), int(state["pushed"][1])
         losses, weights = np.zeros((2, WINDOW), np.float32)
