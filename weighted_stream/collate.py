@@ -41,9 +41,12 @@ class TagCollate:
     ) -> None:
         self.collate_fn, self.as_dict, self.check_ids = collate_fn, as_dict, check_ids
         self.group_fn, self.own_batches = group_fn, own_batches
+        self._plain = group_fn is None and not as_dict
 
     def __call__(self, items: Any) -> Any:
         """Collate what the dataset gave: a list of ``(id, sample)``, or ``(ids, samples)`` of a whole batch."""
+        if self._plain and type(items) is tuple and type(items[0]) is np.ndarray:  # as nearly always
+            return items[0], self.collate_fn(items[1])
         if self.group_fn is None:
             return self._collated(items)
         ids, samples = items if type(items) is tuple else ([i for i, _ in items], [sample for _, sample in items])

@@ -126,26 +126,27 @@ class WeightedLoader:
     def __iter__(self) -> Iterator[Any]:
         """``(batch, weight)`` pairs, or dict batches with ``sample_id``."""
         position, items = self._begin_epoch()
-        feedback = self._feedback
-        for ids, batch, *groups in items:
-            ids = np.ascontiguousarray(ids, np.int64)
-            position.add(ids)
-            if groups:
-                feedback.learn_groups(groups[0])
-            if feedback.ahead is not None:
-                feedback.ahead.check()
-            samples, batch = self._chosen(ids, batch)
-            if feedback.strategy.keeps_samples:
+        feedback, add, draws, as_dict = self._feedback, position.add, self._draws, self._as_dict
+        ahead, keeps_samples = feedback.ahead, feedback.strategy.keeps_samples
+        for item in items:
+            ids, batch = item[0], item[1]
+            if as_dict or type(ids) is not np.ndarray:
+                ids = np.ascontiguousarray(ids, np.int64)
+            add(ids)
+            if len(item) == 3:
+                feedback.learn_groups(item[2])
+            if ahead is not None:
+                ahead.check()
+            samples, batch = (Batch(ids), batch) if draws is None else self._chosen(draws, ids, batch)
+            if keeps_samples:
                 samples.samples = shallow(batch)
                 if self._handed_over is not None:
                     self._handed_over.add(samples.ids, samples.samples)
-            yield batch if self._as_dict else (batch, Weight(samples, feedback))
+            yield batch if as_dict else (batch, Weight(samples, feedback))
         self._end_epoch(position)
 
-    def _chosen(self, ids: NDArray[np.int64], batch: Any) -> tuple[Batch, Any]:
-        if self._draws is None:
-            return Batch(ids), batch
-        chooser, size, candidates = self._draws
+    def _chosen(self, draws: Draws, ids: NDArray[np.int64], batch: Any) -> tuple[Batch, Any]:
+        chooser, size, candidates = draws
         return chooser.choose(ids, batch, in_proportion(len(ids), size, candidates))
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from weighted_stream.order import Order
-from weighted_stream.position import Layout, Position, drawn_differently, refuse_other_order
+from weighted_stream.position import Layout, Position, digest_of, drawn_differently, refuse_other_order
 from weighted_stream.rebuild import rebuild
 from weighted_stream.rest import Chunks, Rest, Undelivered, weighed
 from weighted_stream.sources.base import Source
@@ -120,7 +119,7 @@ class Reading:
         rest.begin()
         complete = position.samples == position.drawn == len(rest.skipped)
         ids = dataset.ids_drawn(rest.skipped) if complete and hasattr(dataset, "ids_drawn") else None
-        if ids is not None and crc32(ids.data) != position.digest and not self._reorders:
+        if ids is not None and digest_of(ids) != position.digest and not self._reorders:
             raise drawn_differently(position)
         return items
 
@@ -132,7 +131,7 @@ class Reading:
         items = self._iterable_items(position, store)
         digest = 0
         for ids, *_ in islice(items, position.batches):
-            digest = crc32(np.ascontiguousarray(ids, np.int64).data, digest)
+            digest = digest_of(np.ascontiguousarray(ids, np.int64), digest)
         if digest == position.digest:
             return items
         warnings.warn(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
+from dataclasses import replace
 from functools import cached_property, partial
 from os import PathLike
 from typing import Any
@@ -212,7 +212,7 @@ class WeightedStream:
         step = self._live().step
         if loaded is not None and goes_on:
             self._source.rewind(epoch)
-            position = copy(loaded)  # kept until this one has begun
+            position = replace(loaded)  # kept until this one has begun
             order_seed, items = reading.resume(position, step, self.store)
         else:
             self._source.set_epoch(epoch)
