@@ -542,8 +542,9 @@ def test_a_collate_function_that_leaves_samples_out(data: Any) -> None:
     assert sorted(seen) == [marker for marker in range(SIZE) if marker % 3]
 
 
+@pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_between_epochs_a_generator_of_ones_own_goes_on(wrapped: bool) -> None:
+def test_between_epochs_a_generator_of_ones_own_goes_on(wrapped: bool, told: bool) -> None:
     def made() -> Any:
         generator = torch.Generator().manual_seed(1)
         if wrapped:
@@ -556,6 +557,8 @@ def test_between_epochs_a_generator_of_ones_own_goes_on(wrapped: bool) -> None:
     steps = [step for step, _ in train(first, 3, **options)]
     second, options = made()
     second.load_state_dict(state)
+    if told:
+        second.set_epoch(1)
     assert [step for step, _ in train(second, 3, **options)] == steps
     assert len(steps) == 12
 

@@ -118,7 +118,7 @@ class Reading:
         items: Iterator[Any] = iter(self._build(dataset, {**arguments, name: rest}))
         rest.begin()
         complete = position.samples == position.drawn == len(rest.skipped)
-        ids = dataset.ids_drawn(rest.skipped) if complete and hasattr(dataset, "ids_drawn") else None
+        ids = dataset.ids_drawn(rest.skipped) if complete else None
         if ids is not None and digest_of(ids) != position.digest and not self._reorders:
             raise drawn_differently(position)
         return items

@@ -255,10 +255,13 @@ class WeightedStream:
             epoch: from 0; the next ``for`` over a `loader` is this epoch.
         """
         check_integer("set_epoch", "epoch", epoch, least=0)
-        if self._unfinished is not None and epoch == self._unfinished.epoch + self._unfinished.over:
-            return  # the next `for` finishes it, or is the one after it
+        loaded = self._unfinished
+        if loaded is not None and not loaded.over and epoch == loaded.epoch:
+            return  # the next `for` finishes it
+        if loaded is not None and (not loaded.over or epoch != loaded.epoch + 1):
+            self._unfinished = None  # not its next epoch, which goes on with its generators
         self._epoch = self._next_epoch = epoch
-        self._position = self._unfinished = None
+        self._position = self._unfinished
         self._source.set_epoch(epoch)
         self.strategy.begin_epoch(self.epoch, self.store.chunks)
         if self._ahead is not None:
