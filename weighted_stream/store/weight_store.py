@@ -28,7 +28,7 @@ from weighted_stream.store.manifest import Fingerprint, Identity
 from weighted_stream.store.opening import lock, open_regions
 from weighted_stream.store.pieces import even
 from weighted_stream.store.place import JOURNAL, Place
-from weighted_stream.store.record import Ids, fields, groups_of
+from weighted_stream.store.record import Ids, Records, fields, groups_of
 from weighted_stream.store.regions import Regions
 from weighted_stream.store.scratch import Scratch
 from weighted_stream.store.statistics import summary
@@ -194,13 +194,17 @@ class WeightStore:
         Raises:
             SampleIdError: if an id is no integer in [0, 2**63).
         """
+        return fields(self.records(ids))
+
+    def records(self, ids: Any) -> Records:
+        """The same as they lie in the file, xored with `BLANK`: for what goes on top of a store."""
         self._check_open()
         ids = inputs.as_ids(ids)
         highest = int(ids.view(np.uint64).max()) if ids.size else 0
         if highest > MAX_ID:
             raise inputs.negative(ids)
         self._follow()
-        return fields(self._regions.read(ids, highest))
+        return self._regions.read(ids, highest)
 
     def update(
         self,
@@ -514,7 +518,9 @@ class WeightStore:
             self._behind.end()
         if self._lock is not None:
             self._lock.release()
-        self.__dict__.pop("_regions", None)
+        regions = self.__dict__.pop("_regions", None)
+        if regions is not None:
+            regions.journal = None  # they know each other: the files would stay open until the collector comes by
         self._journal = None
 
     def __enter__(self) -> Self:
