@@ -67,6 +67,11 @@ class Batch:
         counted[positions] = True
         self._counted = bool(counted.all()) or counted
 
+    @property
+    def counted(self) -> bool:
+        """Whether all of it was counted."""
+        return self._counted is True
+
     def keep(self, positions: Positions, weights: Tensor) -> None:
         """Remember the weights of a part."""
         if positions is None:

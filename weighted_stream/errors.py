@@ -79,6 +79,14 @@ class StateError(WeightedStreamError, ValueError):
     """A state that cannot be loaded: of another version, another dataset or strategy, or not whole."""
 
 
+class RanksError(WeightedStreamError, RuntimeError):
+    """The ranks that train together do not understand each other: one is gone, elsewhere, or made differently."""
+
+
+class WorkerError(WeightedStreamError, RuntimeError):
+    """A worker of a loader has died, or gave nothing within the time-out."""
+
+
 class MissingExtraError(WeightedStreamError, ImportError):
     """An optional dependency is not installed."""
 

@@ -9,7 +9,7 @@ import math
 import os
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from threading import RLock
 from typing import Any, Protocol, TypeAlias
 from weakref import WeakValueDictionary
@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weighted_stream.batch import Batch, Positions
-from weighted_stream.errors import StrategyError, UnboundError, WindowError
+from weighted_stream.errors import StateError, StrategyError, UnboundError, WindowError
 from weighted_stream.groups import SampleGroups
 from weighted_stream.loss_checks import Latest, check_ids, check_losses
+from weighted_stream.position import Position
 from weighted_stream.signals import Signals
+from weighted_stream.state import check_keys, with_arrays, with_tensors
 from weighted_stream.strategies.base import Strategy
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -35,7 +37,7 @@ _live: WeakValueDictionary[str, Feedback] = WeakValueDictionary()
 
 
 class Memory(Protocol):
-    """What the feedback needs of a store."""
+    """What strategies are told of, and the feedback looks up."""
 
     @property
     def groups(self) -> Sequence[str]:
@@ -44,17 +46,33 @@ class Memory(Protocol):
     def get(self, ids: Any) -> dict[str, NDArray[Any]]:
         """The records of these ids."""
 
-    def record(self, ids: Any, loss: Any, weight: Any = None, *, step: int) -> None:
-        """Remember the losses and weights of a batch."""
-
-    def update(self, ids: Any, *, weight: Any = None, step: int | None = None) -> None:
-        """Remember samples that have no loss."""
-
     def set_groups(self, ids: Any, names: Sequence[str]) -> None:
         """Remember of which groups samples are."""
 
     def stats(self) -> dict[str, float]:
         """Figures over all records and the latest feedback."""
+
+    def chunks(self) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
+        """Everything in it."""
+
+
+class Written(Memory, Protocol):
+    """A store that this process writes."""
+
+    def record(self, ids: Any, loss: Any, weight: Any = None, *, step: int) -> None:
+        """Remember the losses and weights of a batch."""
+
+    def update(
+        self,
+        ids: Any,
+        *,
+        loss: Any = None,
+        weight: Any = None,
+        similarity: Any = None,
+        group: Any = None,
+        step: int | None = None,
+    ) -> None:
+        """Remember something of samples."""
 
     def state_dict(self) -> dict[str, Any]:
         """What it takes to be again as it is now."""
@@ -85,9 +103,10 @@ class Feedback:
         ahead: scores samples before they come here, if the strategy wants that.
     """
 
-    def __init__(self, strategy: Strategy, store: Memory, ahead: Ahead | None = None) -> None:
+    def __init__(self, strategy: Strategy, store: Written, ahead: Ahead | None = None) -> None:
         self.strategy = strategy
-        self.store = store
+        self.store: Memory = store
+        self._written: Written | None = store
         self.ahead = ahead
         self.token = uuid.uuid4().hex
         self.step = 0
@@ -105,7 +124,7 @@ class Feedback:
         Returns:
             Weights (B,) float32, and a mask of the finite losses, or None if all are.
         """
-        self._check_process()
+        self._enter()
         mine = batch.ids_at(positions)
         check_losses(losses, len(mine))
         if ids is not None:
@@ -119,21 +138,61 @@ class Feedback:
 
     def tensor(self, batch: Batch, positions: Positions) -> Tensor:
         """Weights as last resolved, or from the store alone; see `Weight.tensor`."""
-        self._check_process()
+        self._enter()
         with self._threads:
+            self._catch_up()
             kept = batch.kept(positions)
             return self._decide(batch, self._signals(batch, positions, None))[0] if kept is None else kept
 
+    def begin_epoch(self, epoch: int) -> None:
+        """A ``for`` over a loader begins."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of loaders that the user makes."""
+
+    def go_through(self, position: Position) -> None:
+        """It goes through this epoch, and keeps its position up to date."""
+
+    def end_epoch(self) -> None:
+        """It has come to its end."""
+
+    def settle(self) -> None:
+        """See to it that all feedback so far is remembered, and learned from."""
+
+    def close(self) -> None:
+        """There will be no more feedback."""
+
+    def stored(self) -> dict[str, Any]:
+        """The store's part of a state."""
+        assert self._written is not None
+        return {"files": with_tensors(self._written.state_dict()), "later": []}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put the store back to a state that `stored` gave.
+
+        Raises:
+            StateError: if it is the state of a rank that does not write its store.
+            StoreError: if the store cannot go back to there.
+        """
+        check_keys("the store's part of a state", state, ("files", "later"))
+        assert self._written is not None
+        restore_store(self._written, state)
+
+    def places(self) -> list[list[int]]:
+        """How far every rank is in the epoch; none if this process is alone."""
+        return []
+
     def go_on_from(self, step: int) -> None:
         """Count batches from there; whatever was weighed last is forgotten."""
-        self._check_process()
+        self._enter()
         with self._threads:
             self.step, self._latest = step, None
 
     def begin_step(self, ids: NDArray[np.int64]) -> int:
         """These samples are about to be chosen from: the step that they are chosen in."""
-        self._check_process()
+        self._enter()
         with self._threads:
+            self._catch_up()
             step, self.step = self.step, self.step + 1
         if self.ahead is not None:
             self.ahead.meet(Signals(ids, step, None, self.store.get))
@@ -143,7 +202,7 @@ class Feedback:
         """These samples were not chosen: remembered with weight 0 at this step, and no loss."""
         if not len(ids):
             return
-        self.store.update(ids, weight=np.zeros(len(ids), np.float32) if self.strategy.remembers else None, step=step)
+        self._remember_passed(ids, step)
         if self.ahead is not None:
             self.ahead.passed(len(ids))
 
@@ -152,15 +211,13 @@ class Feedback:
         with self._threads:
             self.store.set_groups(groups.ids, groups.names)
 
+    def _catch_up(self) -> None:
+        """Learn what has come from elsewhere, before anything is decided."""
+
     def _resolve(
         self, batch: Batch, positions: Positions, ids: NDArray[np.int64], losses: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        values = losses.detach()
-        if values.dtype != torch.float32:
-            values = values.to(torch.float32)
-        host = host_array(values)
-        # One sum of squares says whether all are finite; it may overflow, so look again if not.
-        finite = None if math.isfinite(host.dot(host)) else torch.isfinite(values)
+        values, host, finite = in_float32(losses)
         if self.strategy.joint and batch.chosen is None and batch.is_part(positions):
             kept = batch.kept(positions)
             if kept is None:
@@ -199,12 +256,14 @@ class Feedback:
 
     def _ask(self, signals: Signals) -> tuple[Tensor, Floats]:
         """The strategy's weights, checked; also on the host."""
-        count = len(signals)
-        if not count:
+        if not len(signals):
             return torch.ones(0, dtype=torch.float32, device=signals.device), np.ones(0, np.float32)
-        self._warn_of_ranks()
         if self.ahead is not None:
             self.ahead.meet(signals)
+        return self._weights(signals)
+
+    def _weights(self, signals: Signals) -> tuple[Tensor, Floats]:
+        count = len(signals)
         weights = self.strategy.weights(signals)
         if not isinstance(weights, Tensor) or weights.shape != (count,):
             found = f"shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
@@ -242,34 +301,39 @@ class Feedback:
             learned = np.isfinite(losses)
             places = (new if positions is None else positions[new])[learned]
             signals = self._signals(batch, places, torch.from_numpy(losses[learned]).to(signals.device))
-        step = signals.step
-        self.store.record(ids, losses, weights if self.strategy.remembers else None, step=step)
+        self._remember(ids, losses, weights, signals.step)
         batch.count(positions)
         if self.ahead is not None:
             self.ahead.passed(len(ids))
+        self._learn(signals)
+
+    def _remember(self, ids: NDArray[np.int64], losses: Floats, weights: Floats, step: int) -> None:
+        """Write feedback down."""
+        assert self._written is not None
+        self._written.record(ids, losses, weights if self.strategy.remembers else None, step=step)
+
+    def _remember_passed(self, ids: NDArray[np.int64], step: int) -> None:
+        assert self._written is not None
+        self._written.update(ids, weight=np.zeros(len(ids), np.float32) if self.strategy.remembers else None, step=step)
+
+    def _learn(self, signals: Signals) -> None:
+        """Let the strategy learn from feedback; the signals are those of the finite losses."""
         if len(signals):
             self.strategy.observe(signals)
-        if step == CONSTANT_AFTER and not self.strategy.constant and self.store.stats()["weight_cv"] < 1e-3:
+        if signals.step == CONSTANT_AFTER and not self.strategy.constant and self.store.stats()["weight_cv"] < 1e-3:
             self._warn(
                 "constant",
                 f"The weights of {self.strategy!r} have not varied in {CONSTANT_AFTER} batches: this is uniform "
                 f"training, at another learning rate if they are not 1. {self.strategy.remedy}".rstrip(),
             )
 
-    def _warn_of_ranks(self) -> None:
-        """Until losses are gathered over ranks, a joint weight is normalised over this rank's part: say it."""
-        if "ranks" in self._said or not self.strategy.joint:
-            return
-        ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if ranks and torch.distributed.get_world_size() > 1:
-            self._warn("ranks", "Weights are normalised over this rank's batch, not over the global one.")
-
     def _warn(self, key: str, text: str) -> None:
         if key not in self._said:
             self._said.add(key)
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
-    def _check_process(self) -> None:
+    def _enter(self) -> None:
+        """Whether anything may be asked here."""
         if self._pid != os.getpid():
             raise UnboundError(
                 "A Weight was used in a process that has not got its stream.",
@@ -293,6 +357,34 @@ class Feedback:
             expected=expected,
             do="mend the strategy's weights(); Clip keeps weights in a range",
         )
+
+
+def in_float32(losses: Tensor) -> tuple[Tensor, Floats, Tensor | None]:
+    """Losses detached, in float32; the same on the host; and which of them are finite, or None if all are."""
+    values = losses.detach()
+    if values.dtype != torch.float32:
+        values = values.to(torch.float32)
+    host = host_array(values)
+    # One sum of squares says whether all are finite; it may overflow, so look again if not.
+    return values, host, None if math.isfinite(host.dot(host)) else torch.isfinite(values)
+
+
+def restore_store(store: Written, state: Mapping[str, Any]) -> None:
+    """Put a store back to a state, with what was still to be written to it then.
+
+    Raises:
+        StateError: if the state has no store in it.
+    """
+    if state["files"] is None:
+        raise StateError(
+            "This state has no store in it.",
+            found="the state of a rank that reads a store which another rank of its node writes",
+            expected="the state of the rank that writes it: the first one of the node",
+            do="load the state of rank 0, on all ranks",
+        )
+    store.load_state_dict(with_arrays(state["files"]))
+    for call in with_arrays(state["later"]):
+        store.update(**call)
 
 
 def host_array(values: Tensor) -> Floats:

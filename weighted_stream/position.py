@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from zlib import crc32
 
@@ -88,22 +88,39 @@ class Position:
         """From this step on, the epoch goes on in another order."""
         self.filtered, self.batches, self.digest = step, 0, 0
 
-    def state_dict(self) -> dict[str, Any] | None:
-        """As plain values; None if the epoch has given nothing yet."""
-        if not self.batches and self.filtered is None and not self.over:
+    def state_dict(self, places: Sequence[Sequence[int]] = ()) -> dict[str, Any] | None:
+        """As plain values; None if the epoch has given nothing yet.
+
+        Args:
+            places: drawn, samples, batches, digest and over of every rank, this one among them, if there are several.
+        """
+        if not self.batches and self.filtered is None and not self.over and not any(place[2] for place in places):
             return None
-        return {**vars(self), "layout": asdict(self.layout), "random": list(self.random)}
+        own = {**vars(self), "layout": asdict(self.layout), "random": list(self.random)}
+        return {**own, "places": [list(place) for place in places]}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Position:
-        """The inverse of `state_dict`.
+    def from_state(cls, state: Mapping[str, Any], rank: int, ranks: int) -> Position:
+        """The inverse of `state_dict`, for one of several ranks.
+
+        With as many ranks as there were it is the position of that rank, whichever saved the state; its own generators'
+        states only if it did.
 
         Raises:
             StateError: for a state that is none.
         """
-        check_keys("a position", state, cls.__dataclass_fields__)
+        check_keys("a position", state, [*cls.__dataclass_fields__, "places"])
         check_keys("a loader's layout", state["layout"], Layout.__dataclass_fields__)
-        return cls(**{**state, "layout": Layout(**state["layout"])})
+        state, places = dict(state), state["places"]
+        del state["places"]
+        position = cls(**{**state, "layout": Layout(**state["layout"])})
+        if len(places) != ranks or position.layout.rank == rank:
+            return position
+        position.drawn, position.samples, position.batches, position.digest, over = places[rank]
+        position.over = position.over and bool(over)
+        position.layout = replace(position.layout, rank=rank)
+        position.random = []
+        return position
 
 
 def layout_of(kind: type, arguments: Mapping[str, Any], shuffle: bool, seed: int) -> Layout:
@@ -128,7 +145,7 @@ def refuse_other_order(found: Layout, expected: Layout, changed: list[str]) -> S
         "This loader cannot finish the epoch that the state was taken in: its samples come in another order.",
         found=", ".join(f"{name}={getattr(found, name)!r}" for name in changed),
         expected=", ".join(f"{name}={getattr(expected, name)!r}" for name in changed),
-        do="make the loader as it was; batch_size, drop_last and num_workers may change",
+        do="make the loader as it was; batch_size, drop_last, num_workers and the number of ranks may change",
     )
 
 
@@ -140,4 +157,14 @@ def drawn_differently(position: Position) -> StateError:
         expected="an order that is a function of the epoch, of a seed or of a torch generator; the same dataset",
         do="give the sampler a seed, or the dataset its own again (shuffle(seed=...)); or begin the next epoch: "
         f"stream.set_epoch({position.epoch + 1})",
+    )
+
+
+def ids_unknown() -> StateError:
+    """The error for other ranks, and samples whose ids only they themselves tell."""
+    return StateError(
+        "Another number of ranks cannot finish this epoch: who a sample is shows only when it is read.",
+        found="an id_fn around a dataset that is read by index",
+        expected="ids by index, or as many ranks as there were when the state was taken",
+        do="begin the next epoch: stream.set_epoch(...), or go on with the same number of ranks",
     )

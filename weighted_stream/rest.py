@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, Protocol
 
@@ -60,6 +60,37 @@ class Rest(Sampler[Any]):
 
     def __len__(self) -> int:
         return max(0, len(self._sampler) - self._skip)
+
+
+class Undrawn(Sampler[Any]):
+    """A sampler (or batch sampler) without the samples that were delivered before, wherever it draws them.
+
+    Args:
+        sampler: draws indices, or lists of them.
+        delivered: (n,) int64, ascending: their ids.
+        ids_drawn: the ids of a list of indices.
+
+    Example:
+        >>> list(Undrawn([[4, 2], [7, 1]], np.array([2, 7]), np.asarray))
+        [[4], [1]]
+    """
+
+    def __init__(
+        self, sampler: Any, delivered: NDArray[np.int64], ids_drawn: Callable[[list[Any]], NDArray[np.int64]]
+    ) -> None:
+        self._sampler, self._delivered, self._ids_drawn = sampler, delivered, ids_drawn
+
+    def __iter__(self) -> Iterator[Any]:
+        for drawn in self._sampler:
+            one = not isinstance(drawn, (list, tuple))
+            indices = [drawn] if one else list(drawn)
+            known = np.isin(self._ids_drawn(indices), self._delivered).tolist()
+            left = [index for index, out in zip(indices, known, strict=True) if not out]
+            if left:
+                yield left[0] if one else left
+
+    def __len__(self) -> int:
+        return len(self._sampler)
 
 
 class Counted(Iterator[Any]):

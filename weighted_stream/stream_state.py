@@ -10,23 +10,25 @@ from weighted_stream.errors import StateError
 from weighted_stream.feedback import Feedback
 from weighted_stream.position import Position
 from weighted_stream.sources.base import Fingerprint
-from weighted_stream.state import check_keys, with_arrays, with_tensors
+from weighted_stream.sources.sharding import replica
+from weighted_stream.state import check_keys
 
-VERSION = 1
+VERSION = 2
 _KEYS = ("version", "dataset", "strategy", "step", "next_epoch", "position", "store")
 
 
 def take(feedback: Feedback, dataset: Fingerprint, next_epoch: int, position: Position | None) -> dict[str, Any]:
     """The state of a stream, see `WeightedStream.state_dict`."""
     strategy = feedback.strategy
+    feedback.settle()
     return {
         "version": VERSION,
         "dataset": dataset.to_json(),
         "strategy": {"name": type(strategy).__name__, "options": repr(strategy), "learned": strategy.state_dict()},
         "step": feedback.step,
         "next_epoch": next_epoch,
-        "position": None if position is None else position.state_dict(),
-        "store": with_tensors(feedback.store.state_dict()),
+        "position": None if position is None else position.state_dict(feedback.places()),
+        "store": feedback.stored(),
     }
 
 
@@ -57,11 +59,11 @@ def load(feedback: Feedback, dataset: Fingerprint, state: Mapping[str, Any]) -> 
             do="wrap that dataset, or begin anew without a state",
         )
     _check_strategy(feedback, state["strategy"])
-    position = None if state["position"] is None else Position.from_state(state["position"])
+    position = None if state["position"] is None else Position.from_state(state["position"], *replica())
     before = feedback.strategy.state_dict()
     feedback.strategy.load_state_dict(state["strategy"]["learned"])
     try:
-        feedback.store.load_state_dict(with_arrays(state["store"]))
+        feedback.restore(state["store"])
     except BaseException:
         feedback.strategy.load_state_dict(before)
         raise

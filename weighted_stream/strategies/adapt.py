@@ -99,7 +99,7 @@ class Adapt(Strategy):
         self.refresh_every = check_integer("Adapt", "refresh_every", refresh_every, least=1)
         self.normalize = check_choice("Adapt", "normalize", normalize, ("none", "mean"))
         self.center = check_choice("Adapt", "center", center, (None, "running"))
-        self.joint = normalize == "mean"
+        self.joint, self.local = normalize == "mean", True
         self._target = target_batches(target)
         self._forward = forward
         self._probe = HiddenStateProbe(model, head=head, body=body, mask=mask)
@@ -130,7 +130,7 @@ class Adapt(Strategy):
         scores = (vectors * c).sum(1)
         if middle is not None:
             scores = scores - (middle.to(vectors.device) * c).sum()
-        return normalized(sigmoid_gate(scores, self.tau), self.normalize).to(signals.device)
+        return normalized(sigmoid_gate(scores, self.tau), self.normalize, signals).to(signals.device)
 
     def observe(self, signals: Signals) -> None:
         """With ``center="running"``, take the batch into the running mean."""

@@ -35,6 +35,9 @@ class Strategy(ABC):
         remembers: whether the store keeps the weights; not if they come from there.
         keeps_samples: whether the strategy looks at the samples themselves when it weighs them: then a loader keeps the
             batch as long as its `Weight`, and shows it as ``signals.samples``.
+        local: whether the strategy looks at more of a sample than its loss, its group and what the store remembers: at
+            the model's hidden states or gradients, or at the sample itself. Under several ranks it is asked about this
+            rank's samples, then; any other is asked about the samples of all ranks at once, and learns from all.
         remedy: what to change if the weights never vary; a sentence for the warning.
         scoring: what the stream shall score ahead of the trainer for this strategy, or None.
         budget: None, or the share of the candidates that a selecting strategy chooses, 0 < budget <= 1: then the loader
@@ -55,6 +58,7 @@ class Strategy(ABC):
     constant: bool = False
     remembers: bool = True
     keeps_samples: bool = False
+    local: bool = False
     remedy: str = ""
     scoring: ScoringPlan | None = None
     budget: float | None = None
@@ -120,12 +124,20 @@ class Strategy(ABC):
         return Product(self, other) if isinstance(other, Strategy) else NotImplemented
 
     def __repr__(self) -> str:
-        traits = ("joint", "bound", "constant", "remembers", "scoring", "keeps_samples")
+        traits = ("joint", "bound", "constant", "remembers", "scoring", "keeps_samples", "local")
         options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k[0] != "_" and k not in traits)
         return f"{type(self).__name__}({options})"
 
 
-def mean_one(weights: Tensor) -> Tensor:
-    """Scaled to average 1; all zero stays all zero."""
-    total = weights.sum()
-    return torch.where(total > 0, weights * (weights.numel() / total), weights)
+def mean_one(weights: Tensor, signals: Signals | None = None) -> Tensor:
+    """Scaled to average 1; all zero stays all zero.
+
+    Args:
+        weights: (B,).
+        signals: of these samples, to average over all ranks: for joint strategies that are ``local``.
+    """
+    total: Tensor = weights.sum()
+    count: Tensor | int = weights.numel()
+    if signals is not None and signals.add_up is not None:
+        total, count = signals.add_up(torch.stack([total, total.new_tensor(count)]))
+    return torch.where(total > 0, weights * (count / total), weights)

@@ -78,7 +78,7 @@ class Clip(Strategy):
                 do="for example Clip(strategy, low=0.1, high=2.0)",
             )
         self.joint, self.constant, self.remembers = strategy.joint, strategy.constant, strategy.remembers
-        self.scoring, self.keeps_samples = strategy.scoring, strategy.keeps_samples
+        self.scoring, self.keeps_samples, self.local = strategy.scoring, strategy.keeps_samples, strategy.local
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32 in [low, high]."""

@@ -105,7 +105,7 @@ class DoReMi(DomainStrategy):
         )
         self.eta = check_number("DoReMi", "eta", eta, above=0)
         self.mix = check_number("DoReMi", "mix", mix, above=0, below=1)
-        self.keeps_samples = not is_stored(reference)
+        self.keeps_samples = self.local = not is_stored(reference)
         self._reference, self._losses = reference, Losses("DoReMi", loss_fn)
         self._alpha = self._excess = self._total = np.zeros(0)
         self._updates = 0

@@ -30,7 +30,7 @@ class DomainStrategy(Strategy):
 
     Domains are the groups of the stream: ``WeightedStream(..., group_fn="domain")``. The losses of a batch, in one or
     several parts, are one update, which the next batch is weighed by; weights are known at hand-over. Each rank learns
-    from its own samples.
+    from the samples of all ranks, unless it asks a reference model about its own.
 
     Args:
         shares: the share of the data of each domain, by its name, e.g. numbers of samples; scaled to sum 1. None: as

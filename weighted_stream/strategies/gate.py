@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from weighted_stream.signals import Signals
 from weighted_stream.state import check_keys, copied
 from weighted_stream.strategies.base import mean_one
 from weighted_stream.strategies.gibbs import Scalar
@@ -38,14 +39,14 @@ def sigmoid_gate(scores: Tensor, tau: Scalar = 1.0) -> Tensor:
     return torch.sigmoid(scores / (tau if isinstance(tau, Tensor) else max(tau, SMALLEST_TAU)))
 
 
-def normalized(weights: Tensor, how: Normalize) -> Tensor:
-    """Weights as published (``"none"``), or scaled to average 1 over the batch (``"mean"``) [ours].
+def normalized(weights: Tensor, how: Normalize, signals: Signals | None = None) -> Tensor:
+    """Weights as published (``"none"``), or scaled to average 1 over the batch (``"mean"``) [ours]; see `mean_one`.
 
     Example:
         >>> normalized(torch.tensor([0.2, 0.6]), "mean")
         tensor([0.5000, 1.5000])
     """
-    return mean_one(weights) if how == "mean" else weights
+    return mean_one(weights, signals) if how == "mean" else weights
 
 
 class RunningMean:

@@ -59,6 +59,7 @@ class MetaLearned(Strategy):
     """
 
     joint = True
+    local = True
     remedy = "It has hardly learned: more updates, a larger lr, or a target that is unlike some of the data."
 
     def __init__(self, network: nn.Module, ahead: LookAhead | None, lr: float, weight_decay: float = 0.0) -> None:

@@ -48,6 +48,7 @@ class Product(Strategy):
         self.constant = all(factor.constant for factor in factors)
         self.remembers = all(factor.remembers for factor in factors)
         self.keeps_samples = any(factor.keeps_samples for factor in factors)
+        self.local = any(factor.local for factor in factors)
         plans = [factor.scoring for factor in factors if factor.scoring is not None]
         if any(plan != plans[0] for plan in plans):
             raise StrategyError(
@@ -61,7 +62,7 @@ class Product(Strategy):
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32."""
         weights = reduce(mul, (factor.weights(signals) for factor in self.factors))
-        return mean_one(weights) if self.joint else weights
+        return mean_one(weights, signals) if self.joint else weights
 
     def observe(self, signals: Signals) -> None:
         """Passed on to every factor."""

@@ -42,7 +42,7 @@ class Shuffled(Strategy):
         self.strategy = strategy
         self.seed = check_integer("Shuffled", "seed", seed, least=0)
         self.bound, self.constant, self.remembers = strategy.bound, strategy.constant, strategy.remembers
-        self.scoring, self.keeps_samples = strategy.scoring, strategy.keeps_samples
+        self.scoring, self.keeps_samples, self.local = strategy.scoring, strategy.keeps_samples, strategy.local
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32, a permutation of the inner strategy's."""

@@ -1,0 +1,372 @@
+"""RankedFeedback: where losses come back, and go on to every other rank that trains the same model.
+
+Every rank weighs one batch at a time, the n-th of its epoch while the others weigh their n-th; together these are the
+global batch. A joint strategy gets all its losses before it says a weight; feedback of the others is on its way while
+the trainer goes on, and is learned from before the next weight. So every rank has the same store and the same strategy
+as one process with the global batch would have.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from weighted_stream.batch import Batch, Positions
+from weighted_stream.errors import WeightedStreamError
+from weighted_stream.feedback import Ahead, Feedback, Floats, host_array, in_float32, restore_store
+from weighted_stream.position import Position
+from weighted_stream.ranks.everyone import Everyone
+from weighted_stream.ranks.group import RankGroup
+from weighted_stream.ranks.node import NodeStore
+from weighted_stream.ranks.packet import NO_FLOATS, NO_IDS, Kind, Packet
+from weighted_stream.ranks.talk import Talk
+from weighted_stream.signals import Signals
+from weighted_stream.state import check_keys, with_tensors
+from weighted_stream.strategies.base import Strategy
+
+
+class RankedFeedback(Feedback):
+    """Binds a strategy to the store of its node, for the batches of one stream on every rank.
+
+    Args:
+        strategy: makes the weights.
+        store: of this node.
+        group: the ranks; each makes the same streams in the same order.
+        ahead: scores samples before they come here, if the strategy wants that.
+    """
+
+    def __init__(self, strategy: Strategy, store: NodeStore, group: RankGroup, ahead: Ahead | None = None) -> None:
+        super().__init__(strategy, store, ahead)  # type: ignore[arg-type]  # written in turns, see _after
+        self._written = None
+        self._node, self._talk = store, Talk(group, store)
+        self._epoch = 0
+        self._iterates = False
+        self._position: Position | None = None
+        self._open: Batch | None = None  # its feedback is not sent yet
+        self._rows: list[tuple[NDArray[np.int64], Floats, Floats]] = []
+        self._passed: list[tuple[NDArray[np.int64], int]] = []
+        self._device = torch.device("cpu")
+        self._listener: threading.Thread | None = None
+        self._fault: BaseException | None = None
+        atexit.register(_finish, weakref.ref(self))
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Wait for all ranks to begin it; everything before is in every store then."""
+        self.set_epoch(epoch)
+        self._iterates = True
+
+    def set_epoch(self, epoch: int) -> None:
+        """The same for loaders that the user makes, of whose end nobody knows."""
+        if self._iterates:
+            self.end_epoch()  # it was left early
+        self._enter()
+        with self._threads:
+            self._flush()
+            self._epoch, self._position = epoch, None
+            for _ in range(2):  # what came is written when the first is over, and known to be when the second is
+                self._say(self._packet(Kind.BEGIN))
+
+    def go_through(self, position: Position) -> None:
+        """It goes through this epoch."""
+        self._position = position
+
+    def end_epoch(self) -> None:
+        """Go on listening to the ranks that have not ended, in a thread: the trainer may have to wait for them, too."""
+        self._enter()
+        with self._threads:
+            self._flush()
+        self._iterates = False
+        self._listener = threading.Thread(target=self._listen, name="weighted_stream ranks")
+        self._listener.start()
+
+    def settle(self) -> None:
+        """Wait until the batches that all ranks have weighed, up to this one's latest whole one, are remembered."""
+        self._enter()
+        with self._threads:
+            self._catch_up()
+
+    def close(self) -> None:
+        """Hear the others out."""
+        self.settle()
+        self._node.write_all()
+
+    def stored(self) -> dict[str, Any]:
+        """The store's part of a state: without the store's files on a rank that only reads them."""
+        self.settle()
+        node = self._node
+        files = with_tensors(node.inner.state_dict()) if node.inner.writable else None
+        return {"files": files, "later": [] if files is None else with_tensors(node.not_written())}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put the store back to a state, on all ranks at the same time."""
+        check_keys("the store's part of a state", state, ("files", "later"))
+        self._enter()
+        with self._threads:
+            self._catch_up()
+            self._open, self._rows, self._passed, self._iterates = None, [], [], False
+            error: WeightedStreamError | None = None
+            if self._node.inner.writable:
+                try:
+                    restore_store(self._node.inner, state)
+                except WeightedStreamError as raised:
+                    error = raised
+            self._talk.agree(Kind.LOAD, error)
+            self._node.forget()
+
+    def places(self) -> list[list[int]]:
+        """How far every rank is in the epoch, as of the latest exchange; this one as it is now."""
+        places = [list(place) for place in self._talk.places]
+        places[self._talk.rank] = list(self._talk.place_of(self._position))
+        return places
+
+    def _after(self, packets: list[Packet]) -> Everyone | None:
+        """Learn from an exchange; the global batch, if one was weighed."""
+        number, node = self._talk.number, self._node
+        node.learn(number, packets, self._talk.rank)
+        for packet in packets:
+            node.pass_over(number, packet.passed, packet.passed_steps, self.strategy.remembers)
+        if not any(packet.kind is Kind.FEEDBACK for packet in packets):
+            return None
+        everyone = Everyone(packets, self._talk.rank)
+        self.step = max(self.step, everyone.step + 1)
+        return everyone
+
+    def _catch_up(self) -> None:
+        packets = self._talk.finish()
+        if packets is None:
+            return
+        everyone = self._after(packets)
+        if everyone is None:
+            return
+        if self._weighs_all:
+            self._weigh_all(everyone, everyone.losses, {}, counts=True)
+            return
+        if len(everyone):
+            weights = everyone.weights if self.strategy.remembers else None
+            self._node.record(self._talk.number, everyone.ids, everyone.losses, weights, everyone.step)
+        if not self.strategy.local:
+            finite = everyone.finite()
+            losses = torch.from_numpy(everyone.losses[finite]).to(self._device)
+            super()._learn(self._global_signals(everyone, finite, losses, {}))
+
+    @property
+    def _weighs_all(self) -> bool:
+        return self.strategy.joint and not self.strategy.local and self.strategy.budget is None
+
+    def _resolve(
+        self, batch: Batch, positions: Positions, ids: NDArray[np.int64], losses: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        self._device = losses.device
+        if self._open is not batch:
+            self._flush()
+        else:
+            self._catch_up()
+        if self._weighs_all and not batch.is_part(positions):
+            return self._resolve_everywhere(batch, positions, losses)
+        weights, finite = super()._resolve(batch, positions, ids, losses)
+        if self._open is batch and batch.counted:
+            self._send()
+        return weights, finite
+
+    def _resolve_everywhere(self, batch: Batch, positions: Positions, losses: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weights of a whole batch from the losses of all ranks."""
+        _, host, finite = in_float32(losses)
+        in_order = host
+        if positions is not None:
+            in_order = np.empty_like(host)
+            in_order[positions] = host
+        everyone: Everyone | None = batch.scratch.get(Everyone)
+        first = everyone is None
+        if everyone is None:
+            signals = self._signals(batch, None, None)  # tells the store of its groups, too
+            if self.ahead is not None:
+                self.ahead.meet(signals)
+            if batch.step is None:
+                batch.step, self.step = self.step, self.step + 1
+            packets = self._say(self._packet(Kind.FEEDBACK, batch.ids, in_order, None, batch.step))
+            everyone = batch.scratch[Everyone] = self._after(packets)
+            assert everyone is not None
+        weights = self._weigh_all(everyone, everyone.again(in_order), batch.scratch, counts=first)[everyone.mine]
+        if positions is not None:
+            weights = weights[torch.from_numpy(positions).to(weights.device)]
+        batch.keep(positions, weights)
+        if first:
+            batch.count(None)
+            if self.ahead is not None:
+                self.ahead.passed(len(batch.ids))
+        return weights, finite
+
+    def _weigh_all(self, everyone: Everyone, losses: Floats, scratch: dict[Any, Any], *, counts: bool) -> Tensor:
+        """The weights (N,) of the global batch; remembered, and learned from, if it ``counts``."""
+        values = torch.from_numpy(losses).to(self._device)
+        finite = np.isfinite(losses)
+        everywhere = bool(finite.all())
+        signals = self._global_signals(everyone, finite, values if everywhere else values[_on(finite, values)], scratch)
+        if everywhere:
+            weights, host = self._weights(signals) if len(signals) else (torch.zeros_like(values), NO_FLOATS)
+        else:
+            weights = torch.zeros_like(values)
+            if len(signals):
+                weights[_on(finite, values)] = self._weights(signals)[0]
+            host = host_array(weights)
+        if counts:
+            remembered = host if self.strategy.remembers else None
+            self._node.record(self._talk.number, everyone.ids, losses, remembered, everyone.step)
+            super()._learn(signals)
+        return weights
+
+    def _global_signals(
+        self, everyone: Everyone, finite: NDArray[np.bool_], losses: Tensor, scratch: dict[Any, Any]
+    ) -> Signals:
+        ids = everyone.ids if finite.all() else everyone.ids[finite]
+        return Signals(ids, everyone.step, losses, self.store.get, scratch, group_names=self._group_names)
+
+    def _signals(self, batch: Batch, places: Positions, losses: Tensor | None, asked: Positions = None) -> Signals:
+        signals = super()._signals(batch, places, losses, asked)
+        if self.strategy.joint and losses is not None:
+            signals.add_up = _Sums(self._add_up, batch.scratch)
+        return signals
+
+    def _add_up(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        packet = self._packet(Kind.ADD)
+        packet.numbers = numbers
+        packets = self._say(packet)
+        self._after(packets)
+        total = np.zeros_like(numbers)
+        for said in packets:
+            if len(said.numbers):
+                total += said.numbers
+        return total
+
+    def _count(
+        self,
+        batch: Batch,
+        positions: Positions,
+        ids: NDArray[np.int64],
+        losses: Floats,
+        weights: Floats,
+        signals: Signals,
+    ) -> None:
+        super()._count(batch, positions, ids, losses, weights, signals)
+        if self._rows:
+            self._open = batch
+
+    def _remember(self, ids: NDArray[np.int64], losses: Floats, weights: Floats, step: int) -> None:
+        self._rows.append((ids, losses.copy(), weights.copy()))
+
+    def _remember_passed(self, ids: NDArray[np.int64], step: int) -> None:
+        self._passed.append((ids, step))
+
+    def _learn(self, signals: Signals) -> None:
+        if self.strategy.local:
+            super()._learn(signals)
+
+    def _flush(self) -> None:
+        """Send what is not sent, and learn what is under way."""
+        if self._open is not None:
+            self._send()
+        self._catch_up()
+
+    def _send(self) -> None:
+        """Begin to tell the others of the batch that is open; they tell of theirs."""
+        batch, rows = self._open, self._rows
+        self._open, self._rows = None, []
+        assert batch is not None
+        assert batch.step is not None
+        ids, losses, weights = (np.concatenate(column) for column in zip(*rows, strict=True))
+        self._catch_up()
+        packet = self._packet(Kind.FEEDBACK, ids, losses, weights if self.strategy.remembers else None, batch.step)
+        self._talk.start(packet)
+
+    def _packet(
+        self,
+        kind: Kind,
+        ids: NDArray[np.int64] = NO_IDS,
+        losses: Floats = NO_FLOATS,
+        weights: Floats | None = None,
+        step: int = 0,
+    ) -> Packet:
+        passed, self._passed = self._passed, []
+        packet = Packet(kind, self._epoch, step, self._talk.place_of(self._position), 0, ids, losses, weights)
+        if passed:
+            packet.passed = np.concatenate([ids for ids, _ in passed])
+            packet.passed_steps = np.repeat([step for _, step in passed], [len(ids) for ids, _ in passed])
+        return packet
+
+    def _say(self, packet: Packet) -> list[Packet]:
+        """One whole exchange; nothing is under way."""
+        self._talk.start(packet)
+        packets = self._talk.finish()
+        assert packets is not None
+        return packets
+
+    def _listen(self) -> None:
+        """Until all ranks have ended: say nothing, and learn from the others."""
+        try:
+            while True:
+                with self._threads:
+                    self._talk.start(self._packet(Kind.ENDED))
+                    self._catch_up()
+                    if self._talk.all_ended:
+                        break
+            with self._threads:
+                self._say(self._packet(Kind.ENDED))  # everything is written, and known to be
+        except BaseException as error:  # raised by whatever the trainer does next
+            self._fault = error
+
+    def _enter(self) -> None:
+        """Also wait until all ranks have ended the epoch that this one has ended.
+
+        Raises:
+            RanksError: if one of them did not come.
+        """
+        super()._enter()
+        if self._listener is None:
+            return
+        self._listener.join()
+        self._listener = None
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise fault
+
+
+class _Sums:
+    """Sums over all ranks, for one batch: when it is run again, with what the other ranks said the first time.
+
+    Args:
+        add_up: asks the others.
+        scratch: of the batch.
+    """
+
+    def __init__(self, add_up: Callable[[NDArray[np.float64]], NDArray[np.float64]], scratch: dict[Any, Any]) -> None:
+        self._add_up, self._others, self._place = add_up, scratch.setdefault(_Sums, []), 0
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        mine = numbers.detach().to("cpu", torch.float64).numpy()
+        if self._place == len(self._others):
+            self._others.append(self._add_up(mine) - mine)
+        total = torch.from_numpy(self._others[self._place] + mine).to(numbers)
+        self._place += 1
+        return total
+
+
+def _on(mask: NDArray[np.bool_], like: Tensor) -> Tensor:
+    return torch.from_numpy(mask).to(like.device)
+
+
+def _finish(reference: weakref.ref[RankedFeedback]) -> None:
+    """At the end of the program: remember what is under way."""
+    feedback = reference()
+    if feedback is not None:
+        try:
+            feedback.close()
+        except Exception as error:  # the others may be gone by now: there is nobody to tell, and nothing to do
+            del error

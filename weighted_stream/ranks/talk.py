@@ -1,0 +1,115 @@
+"""Talk: exchanges of packets between the ranks, numbered, and whether they fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from weighted_stream.errors import RanksError, WeightedStreamError
+from weighted_stream.position import Position
+from weighted_stream.ranks.group import Exchange, RankGroup
+from weighted_stream.ranks.node import NodeStore
+from weighted_stream.ranks.packet import Kind, Packet, Place
+
+_DOES = {
+    Kind.BEGIN: "begins",
+    Kind.FEEDBACK: "weighs a batch of",
+    Kind.ENDED: "has ended",
+    Kind.LOAD: "loads a state in",
+    Kind.ADD: "adds up a batch of",
+}
+
+
+class Talk:
+    """One exchange after the other; at most one is under way.
+
+    Args:
+        group: the ranks.
+        store: of this node; has something to tell, too.
+
+    Attributes:
+        number: of the latest exchange that is over, from 1.
+        places: how far each rank was in its epoch, as it said last.
+        all_ended: whether all ranks said in the latest exchange that their loader has ended.
+    """
+
+    def __init__(self, group: RankGroup, store: NodeStore) -> None:
+        self._group, self._store = group, store
+        self.rank, self.number, self.all_ended = group.rank, 0, False
+        self.places = [Place()] * group.size
+        self._under_way: Exchange | None = None
+
+    def start(self, packet: Packet) -> None:
+        """Begin to tell the others."""
+        self._under_way = self._group.start(self._store.fill(packet).to_bytes())
+
+    def finish(self) -> list[Packet] | None:
+        """What every rank said; None if nothing is under way.
+
+        Raises:
+            RanksError: if one is gone, or they are at different places.
+        """
+        if self._under_way is None:
+            return None
+        exchange, self._under_way = self._under_way, None
+        packets = [Packet.from_bytes(said) for said in exchange.wait()]
+        check_together(packets)
+        self.number += 1
+        self.places = [packet.place for packet in packets]
+        self.all_ended = all(packet.kind is Kind.ENDED for packet in packets)
+        self._store.settle(self.number, packets)
+        return packets
+
+    def agree(self, kind: Kind, error: WeightedStreamError | None) -> None:
+        """All ranks are through with something, or none is.
+
+        Raises:
+            WeightedStreamError: this rank's.
+            RanksError: if another rank has one.
+        """
+        self.start(Packet(kind, note="" if error is None else str(error)))
+        packets = self.finish()
+        if error is not None:
+            raise error
+        assert packets is not None
+        check_agreed(packets)
+
+    def place_of(self, position: Position | None) -> Place:
+        """A position as the others are told."""
+        if position is None:
+            return Place()
+        return Place(position.drawn, position.samples, position.batches, position.digest, int(position.over))
+
+
+def check_agreed(packets: Sequence[Packet]) -> None:
+    """Raise what another rank has raised.
+
+    Raises:
+        RanksError: with its text.
+    """
+    for rank, packet in enumerate(packets):
+        if packet.note:
+            raise RanksError(
+                f"Rank {rank} cannot go on.",
+                found=packet.note.replace("\n", "\n            "),
+                expected="every rank to get through",
+                do=f"see what rank {rank} says",
+            )
+
+
+def check_together(packets: Sequence[Packet]) -> None:
+    """Raise unless the ranks are where they can understand each other.
+
+    Raises:
+        RanksError: naming where each of them is.
+    """
+    kinds = {packet.kind for packet in packets}
+    epochs = {packet.epoch for packet in packets if packet.kind is not Kind.LOAD}
+    if (len(kinds) == 1 or kinds in ({Kind.FEEDBACK, Kind.ENDED}, {Kind.ADD, Kind.ENDED})) and len(epochs) <= 1:
+        return
+    raise RanksError(
+        "The ranks are at different places of their training.",
+        found="; ".join(f"rank {r} {_DOES[packet.kind]} epoch {packet.epoch}" for r, packet in enumerate(packets)),
+        expected="every rank at the same epoch, weighing its n-th batch while the others weigh theirs",
+        do="let every rank go through its loader to the end, or leave it at the same batch; load a state on every "
+        "rank; or process_group=False, and each rank weighs by itself",
+    )
