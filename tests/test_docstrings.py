@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 
 import pytest
+from optional import NEEDS, lacking
 
 import weighted_stream
 
@@ -18,14 +19,19 @@ MODULES = sorted(
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name: str) -> None:
+    if lacking(name):
+        pytest.skip(f"needs {lacking(name)}")
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert results.failed == 0
 
 
 WITH_EXAMPLE = [
     name
-    for name in weighted_stream.__all__
-    if callable(getattr(weighted_stream, name)) and not name.endswith("Error") and name != "Signals"
+    for name in (*weighted_stream.__all__, *NEEDS)
+    if not lacking(name)
+    and callable(getattr(weighted_stream, name))
+    and not name.endswith("Error")
+    and name != "Signals"
 ]
 
 

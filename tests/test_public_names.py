@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+from optional import NEEDS, lacking
+
 import weighted_stream
 
 NAMES = [
@@ -58,8 +61,10 @@ NAMES = [
     "WeightedStreamError",
     "WindowError",
     "__version__",
+    "causal_lm_losses",
     "chunked_cross_entropy",
     "content_id",
+    "label_losses",
     "load_scores",
     "make_strategy",
     "per_sample_cross_entropy",
@@ -75,10 +80,20 @@ def test_public_names() -> None:
         assert hasattr(weighted_stream, name)
 
 
+def test_names_that_need_a_framework() -> None:
+    assert sorted(weighted_stream._LAZY) == sorted(NEEDS)
+    for name in NEEDS:
+        if lacking(name):
+            with pytest.raises(weighted_stream.MissingExtraError):
+                getattr(weighted_stream, name)
+        else:
+            assert hasattr(weighted_stream, name)
+
+
 def test_importing_loads_no_optional_package() -> None:
     code = (
         "import sys, weighted_stream\n"
-        "heavy = 'streaming', 'webdataset', 'datasets', 'transformers', 'matplotlib', 'sklearn'\n"
+        "heavy = 'streaming', 'webdataset', 'datasets', 'transformers', 'matplotlib', 'sklearn', 'composer', 'trl'\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

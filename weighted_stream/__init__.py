@@ -1,5 +1,7 @@
 """weighted_stream: the data pipeline decides how much each training sample counts, while the model trains."""
 
+from typing import TYPE_CHECKING, Any
+
 from weighted_stream._version import __version__
 from weighted_stream.errors import (
     LossError,
@@ -59,7 +61,11 @@ from weighted_stream.strategies import (
     strategy_names,
 )
 from weighted_stream.stream import WeightedStream
+from weighted_stream.trainers.outputs import causal_lm_losses, label_losses
 from weighted_stream.weight import Weight
+
+if TYPE_CHECKING:
+    from weighted_stream.trainers.composer import ComposerWeights as ComposerWeights
 
 __all__ = [
     "Adapt",
@@ -112,8 +118,10 @@ __all__ = [
     "WeightedStreamError",
     "WindowError",
     "__version__",
+    "causal_lm_losses",
     "chunked_cross_entropy",
     "content_id",
+    "label_losses",
     "load_scores",
     "make_strategy",
     "per_sample_cross_entropy",
@@ -121,3 +129,15 @@ __all__ = [
     "read_scores",
     "strategy_names",
 ]
+
+_LAZY = {"ComposerWeights": "weighted_stream.trainers.composer"}
+"""Names whose modules import a framework: loaded when asked for, and not by ``import *``."""
+
+if not TYPE_CHECKING:  # or every name would have a type
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)

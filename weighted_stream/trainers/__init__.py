@@ -1,0 +1,1 @@
+"""Trainers: thin adapters, each of which imports its framework in one file."""
