@@ -1,0 +1,1 @@
+"""Long runs that try to break the library: `make soak`, or `python -m tools.soak --help`."""
