@@ -103,8 +103,8 @@ class Position:
     def from_state(cls, state: Mapping[str, Any], rank: int, ranks: int) -> Position:
         """The inverse of `state_dict`, for one of several ranks.
 
-        With as many ranks as there were it is the position of that rank, whichever saved the state; its own generators'
-        states only if it did.
+        With as many ranks as there were it is the position of that rank, whichever saved the state; generators of the
+        user's are those of the rank that did.
 
         Raises:
             StateError: for a state that is none.
@@ -119,7 +119,6 @@ class Position:
         position.drawn, position.samples, position.batches, position.digest, over = places[rank]
         position.over = position.over and bool(over)
         position.layout = replace(position.layout, rank=rank)
-        position.random = []
         return position
 
 

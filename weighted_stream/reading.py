@@ -11,17 +11,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from weighted_stream.order import Order
-from weighted_stream.position import Layout, Position, digest_of, drawn_differently, refuse_other_order
+from weighted_stream.position import (
+    Layout,
+    Position,
+    digest_of,
+    drawn_differently,
+    ids_unknown,
+    refuse_other_order,
+)
 from weighted_stream.rebuild import rebuild
-from weighted_stream.rest import Chunks, Rest, Undelivered, weighed
+from weighted_stream.rest import Chunks, Rest, Undelivered, Undrawn, weighed
 from weighted_stream.sources.base import Source
 from weighted_stream.sources.whole import ended_early, lacking
 
-MAY_CHANGE = ("batch_size", "drop_last", "workers")
+RANKS = ("rank", "ranks")
+MAY_CHANGE = ("batch_size", "drop_last", "workers", *RANKS)
 """What a loader may do differently from the one whose epoch it finishes."""
 
 
@@ -77,13 +86,20 @@ class Reading:
         changed = self._layout.differs(position.layout)
         if not set(changed) <= set(MAY_CHANGE):
             raise refuse_other_order(self._layout, position.layout, changed)
-        if changed and self._source.iterable:
+        elsewhere = not set(changed).isdisjoint(RANKS)
+        if changed and (self._source.iterable or elsewhere):
             position.filter(step)
         position.layout = self._layout
         order_seed = self._order.begin(position.epoch)
         with trainers_random_state():
             self._order.set_random_state(position.random)
-            rest = self._iterable_rest(position, step, store) if self._source.iterable else self._drawn_rest(position)
+            if self._source.iterable:
+                rest = self._iterable_rest(position, step, store)
+            elif position.filtered is None:
+                rest = self._drawn_rest(position)
+            else:
+                position.filter(step)
+                rest = self._undrawn(weighed(store, position.first_step, step))
         return order_seed, rest
 
     def end(self, position: Position, step: int, store: Chunks) -> None:
@@ -121,6 +137,17 @@ class Reading:
         ids = dataset.ids_drawn(rest.skipped) if complete else None
         if ids is not None and digest_of(ids) != position.digest and not self._reorders:
             raise drawn_differently(position)
+        return items
+
+    def _undrawn(self, delivered: NDArray[np.int64]) -> Iterator[Any]:
+        """The batches of what a sampler draws and was not delivered, by any rank."""
+        dataset: Any = self._source.dataset
+        arguments = {**self._arguments, "persistent_workers": False}
+        name = "sampler" if arguments.get("batch_sampler") is None else "batch_sampler"
+        if dataset.ids_drawn([]) is None:
+            raise ids_unknown()
+        rest = Undrawn(arguments.get(name) or SequentialSampler(dataset), delivered, dataset.ids_drawn)
+        items: Iterator[Any] = iter(self._build(dataset, {**arguments, name: rest}))
         return items
 
     def _iterable_rest(self, position: Position, step: int, store: Chunks) -> Iterator[Any]:

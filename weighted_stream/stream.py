@@ -24,11 +24,15 @@ from weighted_stream.handed_over import HandedOver
 from weighted_stream.loader import Arrivals, WeightedLoader, draws_for
 from weighted_stream.order import set_order
 from weighted_stream.position import Position, layout_of
+from weighted_stream.ranks.feedback import RankedFeedback
+from weighted_stream.ranks.group import ranks_of
+from weighted_stream.ranks.opening import open_on_ranks
 from weighted_stream.reading import Reading
 from weighted_stream.rebuild import merged_arguments
 from weighted_stream.rest import Counted
 from weighted_stream.scoring.ahead import ScoringAhead
 from weighted_stream.sources import source_for
+from weighted_stream.sources.base import Fingerprint
 from weighted_stream.sources.webloader import follow_webloader, torch_loader_of
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
@@ -63,12 +67,22 @@ class WeightedStream:
             the store has (`WeightStore.set_groups`), if any.
         as_dict: put the ids into dict samples and batches under ``"sample_id"`` (int64), and yield those alone, for
             frameworks that take dicts; `weight` makes the `Weight` of such a batch.
+        process_group: the ranks whose feedback belongs together, see "Ranks". None: all of `torch.distributed`, if it
+            is initialised when the stream is made. A process group: those (the data-parallel ones, where others share
+            their samples). False: this process alone.
+
+    Ranks: made on each of several ranks, after ``init_process_group``, a stream is one stream over all of them. Losses
+    go to every rank, a weight is relative to the global batch (but for strategies that look at the model, which weigh
+    within their rank), and every rank's store has everything: ranks of one machine that give the same directory share
+    it. Each rank weighs as many batches as the others until its loader ends; a rank whose loader ends early listens
+    until the others' end. Making a stream, a ``for`` over it and `load_state_dict` wait for all ranks.
 
     Raises:
         SourceError: for something that cannot be wrapped, or is empty.
         SampleIdError: if the samples have no id and ``id_fn`` is missing.
         StrategyError: if ``strategy`` is none.
         StoreError, StoreMismatchError: for a store that cannot be written, or belongs to another dataset.
+        RanksError: if another rank cannot make the stream.
 
     Example:
         >>> from weighted_stream import LinUpper, WeightedStream
@@ -89,6 +103,7 @@ class WeightedStream:
         id_fn: str | Callable[[Any], int | str] | None = None,
         group_fn: str | Callable[[Any], int | str] | None = None,
         as_dict: bool = False,
+        process_group: Any = None,
     ) -> None:
         if not isinstance(strategy, Strategy):
             raise StrategyError(
@@ -110,20 +125,18 @@ class WeightedStream:
         self._source = source_for(data if loader is None else loader.dataset, id_fn)
         self._as_dict, self._own_ids = as_dict, id_fn is not None
         self._group_fn = as_group_fn(group_fn)
-        if not isinstance(store, WeightStore):
-            store = WeightStore(store, fingerprint=self._source.fingerprint())
-        else:
-            store.bind(self._source.fingerprint())
-        if not store.writable:
-            raise StoreError(
-                "The losses of this stream have nowhere to go.",
-                found="a store opened for reading only",
-                expected='a store opened with mode="a"',
-                do="WeightStore(path), or give the path itself",
-            )
         plan = strategy.scoring
-        self._ahead = None if plan is None else ScoringAhead(self._source, plan, store)
-        self._feedback: Feedback | None = Feedback(strategy, store, self._ahead)
+        ranks = ranks_of(process_group)
+        self._feedback: Feedback | None
+        if ranks is None:
+            self._store = _opened(store, self._source.fingerprint())
+            self._ahead = None if plan is None else ScoringAhead(self._source, plan, self._store)
+            self._feedback = Feedback(strategy, self._store, self._ahead)
+        else:
+            shared = open_on_ranks(ranks, store, self._source.fingerprint())
+            self._store = shared.inner
+            self._ahead = None if plan is None else ScoringAhead(self._source, plan, shared)
+            self._feedback = RankedFeedback(strategy, shared, ranks, self._ahead)
         self._token = self._feedback.token
         self._chooser = None if strategy.budget is None else Chooser(self._feedback)
         self._selects = None if strategy.budget is None else repr(strategy)
@@ -143,10 +156,9 @@ class WeightedStream:
 
     @property
     def store(self) -> WeightStore:
-        """What is remembered per sample."""
-        store = self._live().store
-        assert isinstance(store, WeightStore)
-        return store
+        """What is remembered per sample. Under several ranks, files that are complete at the end of an epoch."""
+        self._live().settle()
+        return self._store
 
     @property
     def epoch(self) -> int:
@@ -209,7 +221,9 @@ class WeightedStream:
         epoch = loaded.epoch if loaded is not None and goes_on else self._next_epoch
         self._source.workers = workers
         self._source.check()
-        step = self._live().step
+        feedback = self._live()
+        feedback.begin_epoch(epoch)
+        step = feedback.step
         if loaded is not None and goes_on:
             self._source.rewind(epoch)
             position = replace(loaded)  # kept until this one has begun
@@ -223,10 +237,14 @@ class WeightedStream:
         if self._ahead is not None:
             self._ahead.begin(self._epoch, order_seed)
         self._position = position
+        feedback.go_through(position)
         return position, items
 
     def _end_epoch(self, reading: Reading, position: Position) -> None:
-        reading.end(position, self._live().step, self.store)
+        try:
+            reading.end(position, self._live().step, self.store)
+        finally:
+            self._live().end_epoch()
 
     def weight(self, ids: Tensor | Sequence[int]) -> Weight:
         """The `Weight` of samples known by their ids, e.g. of a dict batch: ``stream.weight(batch["sample_id"])``.
@@ -263,6 +281,7 @@ class WeightedStream:
         self._epoch = self._next_epoch = epoch
         self._position = self._unfinished
         self._source.set_epoch(epoch)
+        self._live().set_epoch(epoch)
         self.strategy.begin_epoch(self.epoch, self.store.chunks)
         if self._ahead is not None:
             self._ahead.set_epoch(epoch)
@@ -334,7 +353,10 @@ class WeightedStream:
         """Stop scoring ahead and close the store, with all feedback in it. Also at the end of a ``with`` block."""
         if self._ahead is not None:
             self._ahead.close()
-        self.store.close()
+        try:
+            self._live().close()
+        finally:
+            self._store.close()
 
     def __enter__(self) -> WeightedStream:
         return self
@@ -351,7 +373,7 @@ class WeightedStream:
 
     def __getstate__(self) -> dict[str, Any]:
         # For a worker: it reads samples and knows whose they are; strategy and store stay in the main process.
-        lives_here = ("_feedback", "_ahead", "_chooser", "_handed_over", "_position", "_unfinished")
+        lives_here = ("_feedback", "_store", "_ahead", "_chooser", "_handed_over", "_position", "_unfinished")
         return {**self.__dict__, **dict.fromkeys((*lives_here, "_wrapped_loader", "_webloader"))}
 
     def __repr__(self) -> str:
@@ -426,6 +448,20 @@ class _LoaderStream(WeightedStream):
             expected="a for loop over the stream, or over stream.loader(...)",
             do="wrap the dataset instead to use DataLoader(stream)",
         )
+
+
+def _opened(store: WeightStore | str | PathLike[str] | None, fingerprint: Fingerprint) -> WeightStore:
+    if not isinstance(store, WeightStore):
+        return WeightStore(store, fingerprint=fingerprint)
+    store.bind(fingerprint)
+    if not store.writable:
+        raise StoreError(
+            "The losses of this stream have nowhere to go.",
+            found="a store opened for reading only",
+            expected='a store opened with mode="a"',
+            do="WeightStore(path), or give the path itself",
+        )
+    return store
 
 
 def _groups_get_lost() -> SourceError:
