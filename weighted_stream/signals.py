@@ -32,8 +32,8 @@ class Signals:
             losses were not finite. None: the same as ``places``.
         samples: the whole batch as the loader handed it over (on the host; rows at ``places`` are these samples), for
             strategies with ``keeps_samples``. None if it is not known: a loader of the user's own.
-        add_up: the sum over all ranks of a few numbers (k,), for a joint strategy that sees one rank's samples; None: they
-            are all there is.
+        add_up: the sum over all ranks of a few numbers (k,), for a joint strategy that sees one rank's samples; None:
+            they are all there is.
         group_names: tells the names of the groups: that of number n, as ``known("group")`` gives it, stands at n.
     """
 
