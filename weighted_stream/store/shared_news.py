@@ -50,8 +50,14 @@ class News:
         self._own, self._server, self._keys, self._session, self._agree = own, server, keys, session, agree
         self._read: _Place | None = None
         self._scan: _Scan | None = None
+        self._keeps = True
         self.others: Regions | None = None
         self.received = self.scores = 0
+
+    def scores_alone(self) -> None:
+        """Keep nothing but scores from now on."""
+        self.others, self._keeps = None, False
+        self.anew()
 
     def anew(self) -> None:
         """Go through everything again; what is known stays until that has been done."""
@@ -123,7 +129,7 @@ class News:
             )
             for piece, reply in zip(some, replies, strict=True):
                 counts, slots = _parts(reply, 2)
-                if self.others is None:
+                if self.others is None and self._keeps:
                     self.others = _empty()
                 self._keep(self.others, piece, unpacked_records(piece.size, counts, slots))
 
@@ -138,12 +144,13 @@ class News:
         self._keep(scan.others, ids, unpacked_records(ids.size, counts, slots))
         scan.bucket, scan.found = bucket, scan.found + ids.size
         if bucket == BUCKETS:
-            self.others = scan.others if scan.found else None
+            self.others = scan.others if scan.found and self._keeps else None
             self._read, self._scan = scan.head, None
         return True
 
-    def _keep(self, others: Regions, ids: Ids, words: Words) -> None:
-        others.place(ids, np.ascontiguousarray(words).view(RECORD)[:, 0])
+    def _keep(self, others: Regions | None, ids: Ids, words: Words) -> None:
+        if others is not None and self._keeps:
+            others.place(ids, np.ascontiguousarray(words).view(RECORD)[:, 0])
         self.received += ids.size
         scored = words[:, SIMILARITY] != 0
         if scored.any():

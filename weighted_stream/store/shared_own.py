@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ class Own:
         self._regions, self._behind = regions, behind
         self.writer = bytes.fromhex(manifest.identity(place))
         """Which store this is, on every server: 16 bytes."""
+        self.tell_scores: Callable[[Ids, Floats], None] | None = None
+        """Who puts scores into the local store, and into those of other ranks; None: it is done here."""
 
     def records(self, ids: Ids) -> Words:
         """Records as words (n, 8), a copy."""
@@ -49,7 +51,9 @@ class Own:
         """
         known = self.records(ids)[:, SIMILARITY] != 0
         new = np.flatnonzero(~known & ~np.isnan(scores))
-        if new.size:
+        if new.size and self.tell_scores is not None:
+            self.tell_scores(ids[new], scores[new])
+        elif new.size:
             self._behind.put(ids[new], Change(None, None, None, scores[new], None, None))
         return int(new.size)
 

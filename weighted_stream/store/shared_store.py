@@ -7,7 +7,7 @@ import re
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from weighted_stream.store import inputs
 from weighted_stream.store.dense import PIECE
 from weighted_stream.store.manifest import Fingerprint, Identity
 from weighted_stream.store.pieces import even
-from weighted_stream.store.record import MARKS, RECORD, Ids, fields, words_of
+from weighted_stream.store.record import MARKS, RECORD, Floats, Ids, fields, words_of
 from weighted_stream.store.shared_address import parse_address
 from weighted_stream.store.shared_own import Own
 from weighted_stream.store.shared_records import joined
@@ -49,6 +49,9 @@ class SharedStore(WeightStore):
     If the server is gone, training goes on with what is known here; a `RuntimeWarning` says so once, `stats` counts.
     When it is back, even empty, it gets everything that it lacks. What finished trainers have contributed is only on
     the server: let it keep its data (``appendonly yes``), and not evict any (``maxmemory-policy noeviction``).
+
+    Under several ranks give each its `SharedStore`: the first sends what all of them learn, and brings the scores;
+    losses of trainers beyond these ranks do not come to them.
 
     A state (`state_dict`) is the state of the local store. After `load_state_dict`, and when a store is opened again,
     the server is brought to what this store says: its earlier contributions are replaced in one piece, once all are
@@ -258,6 +261,26 @@ class SharedStore(WeightStore):
             self._ending.detach()
             self._sharing = None
             super().close()
+
+    def on_ranks(self, first: bool, tell_scores: Callable[[Ids, Floats], None]) -> None:
+        """Several ranks train one model, and each remembers the feedback of all: one of them shares it.
+
+        What other trainers have seen is not taken into account then, as it would come to the ranks at different times;
+        their scores are, from the exchange on that all ranks hear of them in.
+
+        Args:
+            first: whether this rank is the one; otherwise this becomes a store like any other.
+            tell_scores: takes ids and scores, for all ranks.
+        """
+        sharing = self._sharing
+        if sharing is None:
+            return
+        if first:
+            sharing.tell_scores(tell_scores)
+        else:
+            self._ending.detach()
+            self._sharing = None
+            sharing.close()
 
     def __repr__(self) -> str:
         return f"SharedStore({self.url!r}, name={self.name!r}, local={super().__repr__()})"

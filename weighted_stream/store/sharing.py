@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from weighted_stream.errors import StoreError, WeightedStreamError
 from weighted_stream.store.manifest import Fingerprint, Identity
-from weighted_stream.store.record import Ids
+from weighted_stream.store.record import Floats, Ids
 from weighted_stream.store.regions import Regions
 from weighted_stream.store.shared_manifest import ServerManifest
 from weighted_stream.store.shared_news import News
@@ -46,6 +46,7 @@ class Sharing:
         self._wake = threading.Event()
         self._asked = self._served = self._waiting = 0
         self._restart = self._stop = False
+        self._sends = False
         self._fingerprint: Fingerprint | None = None
         self._identity: Identity | None = None
         self._agreed = False
@@ -80,6 +81,7 @@ class Sharing:
     def changed(self, ids: Ids) -> None:
         """The local store knows more of these samples (they are copied)."""
         self._session.outbox.add(ids)
+        self._sends = True
 
     def bind(self, fingerprint: Fingerprint) -> None:
         """Check now, if the server is there, otherwise when it comes, that the shared store is of this dataset.
@@ -113,6 +115,13 @@ class Sharing:
             self._restart = True
         self._wake.set()
 
+    def tell_scores(self, tell: Callable[[Ids, Floats], None]) -> None:
+        """From now on new scores of others go there, and nothing else of what others send is taken."""
+        with self._line:
+            self._own.tell_scores = tell
+            if self._news is not None:
+                self._news.scores_alone()
+
     def flush(self, timeout: float) -> None:
         """Wait until the server has all that the local store knows now.
 
@@ -122,6 +131,7 @@ class Sharing:
         with self._told:
             self._asked += 1
             asked = self._asked
+            self._sends = True
             self._waiting += 1
             self._wake.set()
             try:
@@ -195,7 +205,8 @@ class Sharing:
             self._connect()
         elif self._restart or self._session.astray:
             self._greet()
-        more = self._session.push()
+        # Not before there is something new: until then it may turn out that another rank does it.
+        more = self._sends and self._session.push()
         if self._news is not None:
             more |= self._news.pull()
         if self._failures:
