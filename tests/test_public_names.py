@@ -41,6 +41,7 @@ NAMES = [
     "ScoringError",
     "Selecting",
     "SentenceEncoder",
+    "SharedStore",
     "Shuffled",
     "Signals",
     "Similarity",

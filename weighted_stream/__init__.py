@@ -31,7 +31,7 @@ from weighted_stream.shards.side_files import read_scores
 from weighted_stream.signals import Signals
 from weighted_stream.sources.ids import content_id
 from weighted_stream.sources.parquet import ParquetDataset
-from weighted_stream.store import WeightStore
+from weighted_stream.store import SharedStore, WeightStore
 from weighted_stream.strategies import (
     Adapt,
     AdaptBM25,
@@ -98,6 +98,7 @@ __all__ = [
     "ScoringError",
     "Selecting",
     "SentenceEncoder",
+    "SharedStore",
     "Shuffled",
     "Signals",
     "Similarity",

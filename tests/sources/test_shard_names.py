@@ -27,7 +27,8 @@ from weighted_stream.sources.shard_names import depth_needed, is_local, location
         ("pipe:aws s3 cp s3://bucket/a.tar -", "s3://bucket/a.tar"),
         ("pipe:gsutil cat gs://bucket/a.tar || true", "gs://bucket/a.tar"),
         ("pipe:cat /data/a.tar.gz | gunzip", "/data/a.tar.gz"),
-        ("pipe:fetch number 7", "pipe:fetch number 7"),
+        ("pipe:aws --endpoint-url http://me:pw@minio s3 cp s3://bucket/a.tar -", "s3://bucket/a.tar"),
+        ("pipe:fetch number 7 --token secret", "pipe:64934d46861d07dd"),
     ],
 )
 def test_what_may_change_does_not_count(url: str, where: str) -> None:

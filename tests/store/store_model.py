@@ -26,6 +26,17 @@ class Sample:
     nonfinite: int = 0
 
 
+def see(sample: Sample, loss: np.float32) -> None:
+    """One loss of a sample."""
+    if not abs(loss) <= np.float32(1e38):
+        sample.nonfinite += 1
+        return
+    sample.visits += 1
+    sample.last_loss = loss
+    rate = np.float32(1 / min(sample.visits, 10))
+    sample.loss = loss if sample.visits == 1 else np.float32(sample.loss + rate * np.float32(loss - sample.loss))
+
+
 @dataclass
 class Model:
     """The samples touched so far, by id."""
@@ -38,21 +49,11 @@ class Model:
             sample = self.samples.setdefault(sample_id, Sample())
             for name, column in given.items():
                 if name == "loss":
-                    self._see(sample, np.float32(column[position]))
+                    see(sample, np.float32(column[position]))
                 else:
                     setattr(sample, name, column[position] if name == "group" else np.float32(column[position]))
             if step is not None:
                 sample.last_step = step
-
-    @staticmethod
-    def _see(sample: Sample, loss: np.float32) -> None:
-        if not abs(loss) <= np.float32(1e38):
-            sample.nonfinite += 1
-            return
-        sample.visits += 1
-        sample.last_loss = loss
-        rate = np.float32(1 / min(sample.visits, 10))
-        sample.loss = loss if sample.visits == 1 else np.float32(sample.loss + rate * np.float32(loss - sample.loss))
 
     def get(self, ids: list[int]) -> dict[str, list[Any]]:
         found = [self.samples.get(sample_id, Sample()) for sample_id in ids]

@@ -95,7 +95,8 @@ class NodeStore:
         with self._threads:
             if self._scores:
                 first = [number for number in dict.fromkeys(packet.ids.tolist()) if number in self._scores]
-                rest = (number for number in self._scores if number not in set(first))
+                known = set(first)
+                rest = (number for number in self._scores if number not in known)
                 sent = first + [number for number, _ in zip(rest, range(SCORES_AT_ONCE), strict=False)]
                 packet.scored = np.array(sent, np.int64)
                 packet.similarity = np.array([self._scores[number] for number in sent], np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 from weighted_stream.errors import RanksError
 from weighted_stream.ranks.group import RankGroup, place_of
 from weighted_stream.ranks.node import NodeStore
-from weighted_stream.store import WeightStore
+from weighted_stream.store import SharedStore, WeightStore
 from weighted_stream.store.manifest import Fingerprint
 
 
@@ -51,7 +51,13 @@ def open_on_ranks(
                     do=f"see what rank {rank} says",
                 )
     assert opened is not None
-    return NodeStore(opened, writer, shared=keys.count(keys[group.rank]) > 1)
+    node = NodeStore(opened, writer, shared=keys.count(keys[group.rank]) > 1)
+    # All of them are about to remember the same feedback, which must not be sent to others more than once.
+    with_server = [said == "shared" for said in _say(group, "shared" if isinstance(opened, SharedStore) else "")]
+    if isinstance(opened, SharedStore):
+        first = group.rank == with_server.index(True)
+        opened.on_ranks(first, lambda ids, scores: node.update(ids, similarity=scores))
+    return node
 
 
 def _open(store: WeightStore | str | os.PathLike[str] | None, write: bool, fingerprint: Fingerprint) -> WeightStore:

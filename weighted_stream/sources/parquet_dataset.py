@@ -9,12 +9,13 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from weighted_stream.errors import SourceError
-from weighted_stream.sources.parquet_files import ParquetFiles, PathLike, read_footers, unreadable
+from weighted_stream.sources.bad_shards import Policy, tell_ends
+from weighted_stream.sources.board import reads, tell
+from weighted_stream.sources.parquet_files import ParquetFiles, PathLike, open_file, read_footers, unreadable
 from weighted_stream.sources.sharding import (
     Piece,
     buffer_shuffle,
@@ -31,8 +32,6 @@ Block: TypeAlias = tuple[int, int, list[Row]]  # file, row of the file, rows fro
 
 # A Parquet file is opened once per visit of its row groups; shuffled visits jump between files.
 OPEN_FILES = 8
-# Read-ahead per column: without it a whole column chunk is read at once.
-READ_BYTES = 1 << 20
 
 
 class ParquetDataset(IterableDataset[Row]):
@@ -48,13 +47,18 @@ class ParquetDataset(IterableDataset[Row]):
     reader within a buffer. The order depends on (seed, epoch, reader, number of readers) only. Files
     written in some order (by date, by source) mix only as far as ``buffer_size`` reaches over row groups.
 
-    Memory per reader: ``batch_rows`` rows, one megabyte per column, and with ``shuffle`` ``buffer_size``
-    rows.
+    Memory per reader: ``batch_rows`` rows, one megabyte per column (of a file in S3 the columns of a row
+    group, as they are stored), and with ``shuffle`` ``buffer_size`` rows.
+
+    Files in S3 are read by range, the columns that are asked for only. A request that fails is made again,
+    five times in all within seconds; then there is an error, which names the object. The ids are those of
+    the same files on a local disk.
 
     Args:
         paths: a file, a directory (its ``.parquet`` files at any depth), a glob pattern, or a list of
-            those. Files on local or mounted file systems; hive partition columns (``year=2020/``) are not
-            added.
+            those; of local or mounted file systems, or in S3 (``"s3://bucket/train/*.parquet"``), with
+            endpoint, region and credentials from the environment (``AWS_ENDPOINT_URL``, ``AWS_REGION``,
+            ``AWS_ACCESS_KEY_ID`` …). Hive partition columns (``year=2020/``) are not added.
         columns: names of the columns to read; None for all.
         shuffle: shuffle from ``seed`` and the epoch.
         seed: a non-negative int.
@@ -63,6 +67,8 @@ class ParquetDataset(IterableDataset[Row]):
         replica: (rank, world size); None asks `torch.distributed`, or ``RANK`` and ``WORLD_SIZE`` if it is
             not initialised. ``(0, 1)`` where the trainer distributes the samples itself (accelerate, HF
             Trainer).
+        filesystem: a `pyarrow.fs.FileSystem` that the paths lie in, such as ``S3FileSystem(anonymous=True)``;
+            None: see ``paths``. It goes along to workers as it is, credentials and all; it is written nowhere.
 
     Raises:
         SourceError: if there is no file or row, two files have the same name, a file cannot be read
@@ -70,7 +76,7 @@ class ParquetDataset(IterableDataset[Row]):
             files differ in their schema.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, pyarrow.parquet as pq
         >>> folder = tempfile.TemporaryDirectory()
         >>> pq.write_table(pa.table({"text": ["a", "b"], "n": [1, 2]}), f"{folder.name}/0.parquet")
         >>> list(ParquetDataset(folder.name, columns=["text"]))
@@ -88,6 +94,7 @@ class ParquetDataset(IterableDataset[Row]):
         buffer_size: int = 10_000,
         batch_rows: int = 1024,
         replica: tuple[int, int] | None = None,
+        filesystem: Any = None,
     ) -> None:
         for name, value, least in (
             ("seed", seed, 0),
@@ -101,10 +108,11 @@ class ParquetDataset(IterableDataset[Row]):
                     expected=f"an int of at least {least}",
                     do=f"pass another {name}=",
                 )
-        self.files: ParquetFiles = read_footers(paths, [columns] if isinstance(columns, str) else columns)
+        self.files: ParquetFiles = read_footers(paths, [columns] if isinstance(columns, str) else columns, filesystem)
         self.shuffle, self.seed, self.buffer_size, self.batch_rows = shuffle, seed, buffer_size, batch_rows
         self._replica = None if replica is None else check_replica(replica)
         self._parent_replica: tuple[int, int] | None = None
+        self.policy = Policy()
         self._epoch: Any = torch.zeros((), dtype=torch.int64, device="cpu")
         self._share_epoch()
 
@@ -168,8 +176,24 @@ class ParquetDataset(IterableDataset[Row]):
         opened = lru_cache(OPEN_FILES)(self._open)
         for piece in plan:
             file = int(self.files.group_file[piece.group])
-            for row, batch in self.batches(piece, opened):
-                yield file, row, batch.to_pylist()
+            reads(self.files.keys[file].encode())
+            delivered = 0
+            try:
+                for row, batch in self.batches(piece, opened):
+                    rows = self._rows(piece, batch)
+                    yield file, row, rows
+                    delivered += len(rows)
+            except SourceError as error:
+                self.policy.meet(self.files.keys[file], error)
+                tell({"lacks": piece.stop - piece.start - delivered})
+
+    def _rows(self, piece: Piece, batch: Any) -> list[Row]:
+        try:
+            rows: list[Row] = batch.to_pylist()
+        except (pa.ArrowException, ValueError, OverflowError) as error:  # bytes that are no text, no date …
+            path, number = self.files.paths[self.files.group_file[piece.group]], self.files.group_number[piece.group]
+            raise unreadable(f"{path} (row group {number})", error) from error
+        return rows
 
     def batches(self, piece: Piece, opened: Callable[[int], Any] | None = None) -> Iterator[tuple[int, Any]]:
         """The rows of a piece as record batches, each with the row of the file that it begins at.
@@ -202,7 +226,9 @@ class ParquetDataset(IterableDataset[Row]):
 
     def _open(self, file: int) -> Any:
         path, rows = self.files.paths[file], self.files.rows[file]
-        opened = pq.ParquetFile(path, buffer_size=READ_BYTES, page_checksum_verification=True)
+        opened = open_file(path, self.files.filesystem)
+        if self.files.filesystem is None:
+            tell_ends(self.files.keys[file], path)
         if opened.metadata.num_rows != rows:
             raise self._changed(file, f"{opened.metadata.num_rows} rows")
         return opened

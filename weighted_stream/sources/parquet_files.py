@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from glob import escape, glob, has_magic
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weighted_stream.errors import SourceError
+from weighted_stream.sources.parquet_remote import at_once, expand, open_remote, storage_of
 from weighted_stream.sources.sharding import Ints
+from weighted_stream.sources.unreadable import without_credentials
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
+
+# Read-ahead per column: without it a whole column chunk is read at once.
+READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class ParquetFiles:
         group_number: per row group, its number in the file.
         group_start: per row group, the row of the file it starts at.
         group_rows: per row group, its rows.
+        filesystem: where the paths lie; None: on this machine, or in S3 where they say so.
     """
 
     paths: tuple[str, ...]
@@ -44,25 +50,26 @@ class ParquetFiles:
     group_number: Ints
     group_start: Ints
     group_rows: Ints
+    filesystem: Any = field(default=None, repr=False)
 
 
-def read_footers(paths: PathLike | Iterable[PathLike], columns: Sequence[str] | None) -> ParquetFiles:
+def read_footers(
+    paths: PathLike | Iterable[PathLike], columns: Sequence[str] | None, filesystem: Any = None
+) -> ParquetFiles:
     """Find the files and read their footers.
 
     Raises:
         SourceError: if there is no file, or no row, two files have the same key, one is no Parquet file, a
             column is missing, or files differ in their schema.
     """
-    files = find_files(paths)
+    files = find_files(paths, filesystem)
+    footers = _footers(files.values(), filesystem)
     types: dict[str, pa.DataType] = {}
     common: set[str] = set()
     rows, groups = [], []
     for number, path in enumerate(files.values()):
-        try:
-            footer = pq.read_metadata(path)
-            schema = footer.schema.to_arrow_schema()
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(path, error) from error
+        footer = next(footers)
+        schema = _schema(path, footer)
         found = _selected(path, schema, columns)
         if not number:
             types, common = found, set(schema.names)
@@ -81,10 +88,50 @@ def read_footers(paths: PathLike | Iterable[PathLike], columns: Sequence[str] | 
             do="check how the files were written",
         )
     table = np.array(groups, dtype=np.int64).T
-    return ParquetFiles(tuple(files.values()), tuple(files), tuple(rows), tuple(types), tuple(sorted(common)), *table)
+    return ParquetFiles(
+        paths=tuple(files.values()),
+        keys=tuple(files),
+        rows=tuple(rows),
+        columns=tuple(types),
+        common=tuple(sorted(common)),
+        **dict(zip(("group_file", "group_number", "group_start", "group_rows"), table, strict=True)),
+        filesystem=filesystem,
+    )
 
 
-def find_files(paths: PathLike | Iterable[PathLike]) -> dict[str, str]:
+def open_file(path: str, filesystem: Any = None) -> pq.ParquetFile:
+    """A Parquet file, wherever it lies.
+
+    Raises:
+        SourceError: if it cannot be reached.
+        Exception: what pyarrow raises for one that is damaged; see `unreadable`.
+    """
+    storage = storage_of(path, filesystem)
+    if storage is not None:
+        return open_remote(path, storage)
+    return pq.ParquetFile(path, buffer_size=READ_BYTES, page_checksum_verification=True)
+
+
+def _footers(paths: Collection[str], filesystem: Any) -> Iterator[pq.FileMetaData]:
+    def footer(path: str) -> pq.FileMetaData:
+        try:
+            with open_file(path, filesystem) as file:
+                return file.metadata
+        except (pa.ArrowException, OSError) as error:
+            raise unreadable(path, error) from error
+
+    remote = any(storage_of(path, filesystem) for path in paths)
+    return iter(at_once(footer, paths)) if remote else map(footer, paths)
+
+
+def _schema(path: str, footer: pq.FileMetaData) -> pa.Schema:
+    try:
+        return footer.schema.to_arrow_schema()
+    except pa.ArrowException as error:
+        raise unreadable(path, error) from error
+
+
+def find_files(paths: PathLike | Iterable[PathLike], filesystem: Any = None) -> dict[str, str]:
     """Path per key, in the order of the keys.
 
     A file of a directory (searched in depth; names that begin with ``_`` or ``.`` are skipped) or of a glob
@@ -93,11 +140,11 @@ def find_files(paths: PathLike | Iterable[PathLike]) -> dict[str, str]:
     A dict is such a result itself, or a part of one.
 
     Raises:
-        SourceError: if a path holds no file, is a URL, or two files have the same name.
+        SourceError: if a path holds no file, is a url other than of S3, or two files have the same name.
     """
     files: dict[str, str] = dict(paths) if isinstance(paths, Mapping) else {}
     for path in [] if isinstance(paths, Mapping) else [paths] if isinstance(paths, (str, os.PathLike)) else list(paths):
-        for key, file in _expand(os.fspath(path)):
+        for key, file in _expand(os.fspath(path), filesystem):
             if key in files:
                 raise SourceError(
                     f"Two Parquet files are named {key!r}, so their rows would share ids.",
@@ -111,13 +158,20 @@ def find_files(paths: PathLike | Iterable[PathLike]) -> dict[str, str]:
     return dict(sorted(files.items()))
 
 
-def _expand(path: str) -> Iterator[tuple[str, str]]:
+def _expand(path: str, filesystem: Any) -> Iterator[tuple[str, str]]:
+    storage = storage_of(path, filesystem)
+    if storage is not None:
+        visible = list(expand(path, storage))
+        if not visible:
+            raise _no_files(without_credentials(path))
+        yield from visible
+        return
     if "://" in path:
         raise SourceError(
-            "ParquetDataset reads local files only.",
-            found=path,
-            expected="a path of a file system that is mounted",
-            do="copy the files here, or mount the bucket",
+            "ParquetDataset reads local files, and those in S3.",
+            found=without_credentials(path),
+            expected="a path of a file system that is mounted, or s3://bucket/key",
+            do="copy the files here, mount the storage, or pass filesystem= (pyarrow.fs) and its paths",
         )
     if os.path.isfile(path):
         yield os.path.basename(path), path
@@ -155,7 +209,7 @@ def unreadable(path: str, error: Exception) -> SourceError:
     """The error for a file that is no Parquet file, or is damaged."""
     return SourceError(
         f"Cannot read the Parquet file {path}.",
-        found=f"{type(error).__name__}: {error}",
+        found=f"{type(error).__name__}: {without_credentials(str(error))}",
         expected="a whole Parquet file",
         do="write or copy the file again (an interrupted copy ends early)",
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from hashlib import blake2b
 from urllib.parse import urlsplit
 
 _REMOTE = re.compile(r"[A-Za-z][\w+.-]+:/")
 _URL_IN_COMMAND = re.compile(r"[A-Za-z][\w+.-]+://[^\s'\"|;&<>]+")
+_TAR = re.compile(r"\.(?:tar|tgz)\b")
 _TAR_IN_COMMAND = re.compile(r"[^\s'\"|;&<>=]+\.(?:tar|tgz)\b[^\s'\"|;&<>]*")
 _CLAIMED = re.compile(r"\._\d+_$")  # a process reading a directory of shards puts its pid behind the name
 
@@ -16,7 +18,8 @@ _CLAIMED = re.compile(r"\._\d+_$")  # a process reading a directory of shards pu
 def location(url: str) -> str:
     """Where a shard lies, without what may change: credentials, query, fragment, the command of ``pipe:``.
 
-    Local paths are made absolute.
+    Local paths are made absolute. Of a ``pipe:`` the url of a tar file counts, else the first url or tar file that its
+    command names; a command that names none is known by a hash of it, as nobody knows what is secret in it.
 
     Example:
         >>> location("https://me:secret@host/data/00001.tar?token=abc")
@@ -28,8 +31,9 @@ def location(url: str) -> str:
     """
     if url.startswith("pipe:"):
         command = url.removeprefix("pipe:")
-        inner = _URL_IN_COMMAND.search(command) or _TAR_IN_COMMAND.search(command)
-        return location(inner.group()) if inner else url
+        urls = _URL_IN_COMMAND.findall(command)
+        named = [url for url in urls if _TAR.search(urlsplit(url).path)] or urls or _TAR_IN_COMMAND.findall(command)
+        return location(named[0]) if named else f"pipe:{blake2b(command.encode(), digest_size=8).hexdigest()}"
     if url.startswith("file:"):
         url = urlsplit(url).path
     if not _REMOTE.match(url):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,23 @@ from weighted_stream.errors import SourceError, WeightedStreamError
 from weighted_stream.sources.shard_names import location
 
 _URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>|;,()]+")
+_SECRET = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+_LEAST = 8
+
+
+def without_credentials(text: str) -> str:
+    """A text without what may be secret: credentials and queries of urls, the keys in this process's environment.
+
+    Example:
+        >>> without_credentials("no access to https://me:secret@host/c4/00017.tar?token=abc")
+        'no access to https://host/c4/00017.tar'
+    """
+    text = _URL.sub(lambda url: location(url.group()), text)
+    for name in _SECRET:
+        value = os.environ.get(name, "")
+        if len(value) >= _LEAST:  # a word of a test's, such as "test", would be found everywhere
+            text = text.replace(value, "***")
+    return text
 
 
 @contextmanager
@@ -40,7 +58,7 @@ def naming(name: str, *, secret: bool = False) -> Iterator[None]:
     except WeightedStreamError:
         raise
     except Exception as error:
-        text = _URL.sub(lambda url: location(url.group()), str(error))
+        text = without_credentials(str(error))
         kind = type(error).__name__
         unreadable = SourceError(
             f"Cannot read {name}.",

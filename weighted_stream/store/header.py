@@ -124,7 +124,9 @@ class Header:
         if weights is not None:
             cells[_WEIGHTS] = _push(self._weights, cells[_WEIGHTS], weights)
         if mark is not None:
-            cells[_POSITION], cells[_CHAIN] = mark
+            # In this order: should the process be killed in between, the position is still that of the entry before.
+            cells[_CHAIN] = mark[1]
+            cells[_POSITION] = mark[0]
         cells[_SEQUENCE] += 1
 
     @property

@@ -77,6 +77,7 @@ class Journal:
             StoreMismatchError: if it is not that of these records.
         """
         header, files = self._regions.header, self.files
+        self.settle()
         if header.target == REBUILD:
             self.rebuild()
             return
@@ -91,7 +92,9 @@ class Journal:
             )
             self.rebuild()
             return
-        if header.mark != self.mark_at(applied):
+        # Of an entry that was all but made, the chain may be there already.
+        next_chain = files.line(applied + 1).chain if odd and applied < files.position else None
+        if header.mark[1] not in (self.mark_at(applied)[1], next_chain):
             raise _of_other_records(applied)
         if odd:
             header.claimed = self._regions.hashed.count_keys()
@@ -129,6 +132,15 @@ class Journal:
             self.files.drop(self.base.mark[0])
         return more
 
+    def settle(self) -> None:
+        """If the base has an entry in it in part, let all of it go in: it may not be dropped before.
+
+        Raises:
+            StoreError: if the entry is not there any more, or the disk is full.
+        """
+        if self.base.halfway:
+            self._fold()
+
     def _fold(self) -> int:
         entry = self.files.entry(self.base.mark[0] + 1)
         self.base.fold(entry)
@@ -149,6 +161,7 @@ class Journal:
 
     def take_back(self, position: int) -> None:
         """Undo all entries after one, of a call that failed; unless they are so many that they are in the base."""
+        self.settle()
         if self.base.mark[0] <= position < self.files.position:
             self._go_back(position)
 

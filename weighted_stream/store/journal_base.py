@@ -42,6 +42,11 @@ class Base:
         return (0, 0) if self._regions is None else (self.mark[0], self._regions.header.sequence)
 
     @property
+    def halfway(self) -> bool:
+        """Whether an entry, the next one, has gone into it in part only."""
+        return bool(self.state[1] & 1)
+
+    @property
     def exists(self) -> bool:
         """Whether there is a folder."""
         return self._regions is not None
@@ -53,7 +58,7 @@ class Base:
             StoreError: if the disk is full.
         """
         regions = self._opened()
-        if regions.header.sequence & 1:
+        if self.halfway:
             # The last one was cut short; it is this one.
             regions.header.claimed = regions.hashed.count_keys()
             regions.place(entry.ids, entry.old_records)

@@ -200,7 +200,7 @@ class JournalFiles:
 
     def _segment_of(self, position: int) -> Segment:
         if not self.first <= position <= self.position:
-            raise IndexError(position)
+            raise damaged(self._folder, position)
         return next(segment for segment in reversed(self._segments) if segment.first <= position)
 
 

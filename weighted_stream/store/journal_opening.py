@@ -42,6 +42,10 @@ def open_journal(place: Folder, regions: Regions, limit: int) -> Journal:
         raise damaged(folder, base.mark[0] + 1)
     journal = Journal(regions, files, base, limit)
     journal.mend()
+    if manifest.rebuilding(place):
+        journal.flush()
+        regions.flush()
+        manifest.put_rebuilding(place, begun=False)
     regions.journal = journal
     return journal
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from weighted_stream.errors import StoreError
+from weighted_stream.store import manifest
 from weighted_stream.store.folder import Folder
-from weighted_stream.store.header import REBUILD
 from weighted_stream.store.journal import redo
 from weighted_stream.store.journal_base import Base
 from weighted_stream.store.journal_entry import Entry
 from weighted_stream.store.journal_opening import open_journal
 from weighted_stream.store.journal_reading import read_entries, read_lines
-from weighted_stream.store.opening import lock
-from weighted_stream.store.place import JOURNAL, RECORDS
+from weighted_stream.store.opening import begun_anew, lock
+from weighted_stream.store.place import JOURNAL
 from weighted_stream.store.record import Ids
 from weighted_stream.store.regions import Regions
 from weighted_stream.store.scratch import Scratch
@@ -97,13 +97,9 @@ def rebuild(path: Path) -> None:
         pass
     held = lock(place, create=True)
     try:
-        for name in (RECORDS, *place.tables()):
-            place.remove(name)
-        regions = Regions(place, write=True, new=True)
-        # Should this process be killed from here on, opening the store does it.
-        regions.header.target = REBUILD
-        open_journal(place, regions, NO_LIMIT).flush()
-        regions.flush()
+        # Should this process be killed from here on, whoever opens the store for writing does it.
+        manifest.put_rebuilding(place, begun=True)
+        open_journal(place, begun_anew(place), NO_LIMIT)
     finally:
         if held is not None:
             held.release()

@@ -92,6 +92,17 @@ def put_groups(place: Place, names: Sequence[str]) -> None:
     place.write_manifest({**_read(place), "groups": list(names)})
 
 
+def rebuilding(place: Place) -> bool:
+    """Whether the records are being made anew from the journal: what there is of them counts for nothing."""
+    return bool(_read(place).get("rebuilding", False))
+
+
+def put_rebuilding(place: Place, *, begun: bool) -> None:
+    """Remember that the records are being made anew; or, if not ``begun``, that they have been."""
+    rest = {name: value for name, value in _read(place).items() if name != "rebuilding"}
+    place.write_manifest({**rest, "rebuilding": True} if begun else rest)
+
+
 def check(place: Place) -> None:
     """Check that there is a manifest, and that it is of this format.
 

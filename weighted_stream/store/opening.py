@@ -5,8 +5,9 @@ from __future__ import annotations
 from weighted_stream.errors import StoreError
 from weighted_stream.store import manifest
 from weighted_stream.store.folder import Folder
+from weighted_stream.store.header import REBUILD
 from weighted_stream.store.lock import WriterLock
-from weighted_stream.store.place import HEADER, MANIFEST, Place
+from weighted_stream.store.place import HEADER, MANIFEST, RECORDS, Place
 from weighted_stream.store.regions import Regions
 
 
@@ -33,7 +34,11 @@ def open_regions(place: Place, *, write: bool) -> Regions:
     """
     if not write or place.read_manifest() is not None:
         manifest.check(place)
-        return Regions(place, write=write, new=False)
+        if not manifest.rebuilding(place):
+            return Regions(place, write=write, new=False)
+        if not write:
+            raise _being_rebuilt(place)
+        return begun_anew(place)
     if isinstance(place, Folder) and place.begun():
         raise StoreError(
             f"The store in {place.path} has lost its {MANIFEST}.",
@@ -45,3 +50,21 @@ def open_regions(place: Place, *, write: bool) -> Regions:
     # Last: from here on it is a store. What a process that dies earlier leaves has no data, and is made anew.
     manifest.begin(place)
     return regions
+
+
+def begun_anew(place: Place) -> Regions:
+    """Records of nothing, in place of those there were, which the journal is to make anew."""
+    for name in (RECORDS, *place.tables()):
+        place.remove(name)
+    regions = Regions(place, write=True, new=True)
+    regions.header.target = REBUILD
+    return regions
+
+
+def _being_rebuilt(place: Place) -> StoreError:
+    return StoreError(
+        f"The store in {place.path} is being made anew from its journal.",
+        found="records that are not complete",
+        expected="WeightStore.rebuild to have ended, or somebody who opens the store for writing: that ends it",
+        do="try again later, or WeightStore(path)",
+    )

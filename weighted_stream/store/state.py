@@ -71,6 +71,7 @@ def check_position(place: Place, journal: Journal, state: Mapping[str, Any]) -> 
         )
     if not isinstance(position, int) or not isinstance(chain, int) or position < 0:
         raise no_state(f"position {position!r}, chain {chain!r}")
+    journal.settle()
     first, last = journal.base.mark[0], journal.mark[0]
     if position < first:
         raise StoreError(

@@ -1,0 +1,204 @@
+"""The manifest on a server: format, dataset and whose the scores are, checked and written as that of any store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from weighted_stream.errors import StoreError, StoreMismatchError
+from weighted_stream.store import manifest
+from weighted_stream.store.file import StoreFile
+from weighted_stream.store.manifest import Fingerprint, Identity
+from weighted_stream.store.shared_server import Server
+
+LAYOUT = 1
+"""Version of the keys and of what the scripts do with them."""
+
+MOST_BYTES = 16 << 20
+"""Of a manifest; a dataset of 100,000 shards needs some of it."""
+
+_TURNS = 50
+
+
+class ServerManifest:
+    """Reads and writes the manifest that all who share a store have in common.
+
+    Args:
+        server: where it is.
+        key: the hash it is in.
+        name: of the shared store, for messages.
+    """
+
+    path = None
+
+    def __init__(self, server: Server, key: str, name: str) -> None:
+        self._server, self._key, self._name = server, key, name
+        self._raw = b""
+
+    def check(self) -> None:
+        """Check that there is one of this version; make one if there is none.
+
+        Raises:
+            StoreMismatchError: if it is of another version.
+            StoreError: if it is damaged.
+            Unreachable: if the server cannot be asked.
+        """
+        self._patiently(self._begin)
+        value = self.read_manifest()
+        manifest.check(self)
+        if value.get("shared") != LAYOUT:
+            raise StoreMismatchError(
+                "This shared store has another layout.",
+                found=f"version {value.get('shared')}, under the name {self._name!r}",
+                expected=f"version {LAYOUT}",
+                do="use the version of weighted-stream that made it, or another name=",
+            )
+
+    def bind(self, fingerprint: Fingerprint) -> None:
+        """Check that the store may hold this dataset, and remember it.
+
+        Raises:
+            StoreMismatchError: if it holds another one.
+            Unreachable: if the server cannot be asked.
+        """
+        self._patiently(lambda: manifest.bind(self, fingerprint, write=True))
+
+    def bind_scores(self, identity: Identity) -> None:
+        """Check that these scores may stand beside those there are, and remember whose they are.
+
+        Raises:
+            StoreMismatchError: if the store holds other scores.
+            Unreachable: if the server cannot be asked.
+        """
+        self._patiently(lambda: manifest.bind_scores(self, identity, scored=self._scored()))
+
+    def check_scores(self, identity: Identity) -> None:
+        """The same check; nothing is remembered."""
+
+        def check() -> None:
+            manifest.check_scores(self, identity, scored=self._scored())
+
+        self._patiently(check)
+
+    def agree(self, scores: Any) -> Any:
+        """Whose the scores on the server are, after telling it whose ours are, where it does not know.
+
+        Args:
+            scores: whose ours are, as JSON values; None: we have none.
+
+        Raises:
+            StoreMismatchError: if they cannot stand beside each other.
+            Unreachable: if the server cannot be asked.
+        """
+
+        known: Any = None
+
+        def agree() -> None:
+            nonlocal known
+            known = manifest.scores(self)
+            if scores is not None and (known is None or (_who(known) != _who(scores) and not self._scored())):
+                manifest.put_scores(self, scores)
+                known = scores
+
+        self._patiently(agree)
+        if scores is not None and _who(known) != _who(scores):
+            raise StoreMismatchError(
+                "The shared store holds other scores than this one.",
+                found=f"scores here by {_shown(scores)}",
+                expected=f"those of the shared store {self._name!r}, by {_shown(known)}",
+                do="share under another name=, or begin with a local store without scores (another path)",
+            )
+        return known
+
+    def read_manifest(self) -> Any:
+        """The JSON value that was written last, or None."""
+        (raw,) = self._server.exchange([("HGET", self._key, "manifest")])
+        self._raw = b"" if raw is None else raw
+        if raw is None:
+            return None
+        try:
+            if not isinstance(raw, bytes) or len(raw) > MOST_BYTES:
+                raise ValueError(f"more than {MOST_BYTES:,} bytes")
+            return json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(error) from error
+
+    def write_manifest(self, value: Any) -> None:
+        """Put a JSON value in the place of the one that was read, if nobody else has."""
+        text = json.dumps({**value, "shared": value.get("shared", LAYOUT)}, sort_keys=True).encode()
+        if len(text) > MOST_BYTES:
+            raise StoreError(
+                "This dataset has too many shards for a shared store.",
+                found=f"{len(text):,} bytes to tell them",
+                expected=f"at most {MOST_BYTES:,}",
+                do="write larger shards",
+            )
+        (done,) = self._server.exchange([self._server.script("swap", [self._key], self._raw, text)])
+        if not done:
+            raise _Meanwhile
+
+    def open(self, name: str, *, write: bool, create: bool = False) -> StoreFile:
+        """There are no files on a server."""
+        raise NotImplementedError(name)
+
+    def remove(self, name: str) -> None:
+        """There are no files on a server."""
+
+    def tables(self) -> list[str]:
+        """There are no files on a server."""
+        return []
+
+    def _begin(self) -> None:
+        if self.read_manifest() is None:
+            manifest.begin(self)
+
+    def _scored(self) -> int:
+        (scored,) = self._server.exchange([("HGET", self._key, "scored")])
+        return int(scored) if isinstance(scored, bytes) and scored.isdigit() else 0
+
+    def _patiently(self, work: Callable[[], None]) -> None:
+        """Read, check and write until nobody else has written in between."""
+        for _ in range(_TURNS):
+            try:
+                return work()
+            except _Meanwhile:
+                continue
+            except StoreMismatchError as error:
+                raise StoreMismatchError(
+                    error.problem.replace("This store", f"The shared store {self._name!r}"),
+                    found=error.found,
+                    expected=error.expected,
+                    do="give each dataset, and each kind of scores, a shared store of its own (another name=)",
+                ) from error
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
+                if isinstance(error, StoreError):
+                    raise
+                raise self._damaged(error) from error
+        raise StoreError(
+            "The manifest of the shared store could not be written.",
+            found=f"others changed it {_TURNS} times in between",
+            expected="a moment's peace",
+            do="try again",
+        )
+
+    def _damaged(self, error: Exception) -> StoreError:
+        return StoreError(
+            f"The manifest of the shared store {self._name!r} is damaged.",
+            found=f"{type(error).__name__}: {str(error)[:200]}",
+            expected="format, version and fingerprint, as JSON",
+            do="does anything else write under this name? Take another name=, or delete its keys",
+        )
+
+
+class _Meanwhile(Exception):
+    """Somebody else has written the manifest since it was read."""
+
+
+def _who(scores: Any) -> Any:
+    """Without the centroid, which differs in its last digits between devices."""
+    return {key: value for key, value in scores.items() if key != "centroid"} if isinstance(scores, dict) else scores
+
+
+def _shown(scores: Any) -> str:
+    return json.dumps(_who(scores), ensure_ascii=False)[:400]
