@@ -36,6 +36,7 @@ NAMES = [
     "ParquetDataset",
     "Product",
     "Quadratic",
+    "RanksError",
     "RhoLoss",
     "SampleIdError",
     "ScoringError",

@@ -6,6 +6,7 @@ from weighted_stream._version import __version__
 from weighted_stream.errors import (
     LossError,
     MissingExtraError,
+    RanksError,
     SampleIdError,
     ScoringError,
     SourceError,
@@ -93,6 +94,7 @@ __all__ = [
     "ParquetDataset",
     "Product",
     "Quadratic",
+    "RanksError",
     "RhoLoss",
     "SampleIdError",
     "ScoringError",

@@ -1,0 +1,144 @@
+"""What can happen among ranks: each function is one rank's part; results go to a file each."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from global_batches import Batches, batches_of, data
+from torch import nn
+from torch.distributed.algorithms import Join
+from torch.nn.parallel import DistributedDataParallel
+
+from weighted_stream import Adapt, InfoBatch, LinUpper, RanksError, StoreError, WeightedStream
+
+SAMPLES = 40
+
+
+def numbers() -> list[float]:
+    return [float(n % 11) + 0.5 for n in range(SAMPLES)]
+
+
+def keep(folder: str, rank: int, **values: Any) -> None:
+    torch.save(values, Path(folder) / f"{rank}.pt")
+
+
+def records_of(stream: WeightedStream) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(v) for name, v in stream.store.get(np.arange(SAMPLES)).items()}
+
+
+def train_with_join(rank: int, folder: str) -> None:
+    """Ranks of which one has fewer batches train one model with DistributedDataParallel, under torch's Join."""
+    torch.manual_seed(0)
+    model = DistributedDataParallel(nn.Linear(1, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    stream = WeightedStream(numbers(), LinUpper(window="running", memory=64), store=f"{folder}/store")
+    mine = [[4 * n + 2 * rank, 4 * n + 2 * rank + 1] for n in range(6 - 3 * rank)]
+    for _ in range(2):
+        with Join([model]):
+            for batch, weight in stream.loader(batch_sampler=Batches(mine)):
+                losses = (model(batch.float()[:, None]).squeeze(1) - 1.0).square()
+                optimizer.zero_grad()
+                (losses * weight).mean().backward()
+                optimizer.step()
+    keep(folder, rank, records=records_of(stream), step=stream.stats()["step"], learned=stream.strategy.state_dict())
+    stream.close()
+
+
+def weigh_in_parts(rank: int, folder: str, window: str) -> None:
+    """Micro-batches, more of them on one rank; one rank runs a batch again."""
+    stream = WeightedStream(numbers(), LinUpper(window=window, memory=64))
+    mine = [list(range(20 * rank + 5 * n, 20 * rank + 5 * n + 5)) for n in range(4)]
+    weights = []
+    for epoch in range(2):
+        for n, (batch, weight) in enumerate(stream.loader(batch_sampler=Batches(mine))):
+            losses = batch.float() / (epoch + 1)
+            if window == "batch":
+                weight.resolve(losses)
+            parts = weight.split(2) if rank == 0 else (weight,)
+            sizes = [len(part) for part in parts]
+            found = [part.resolve(own) for part, own in zip(parts, losses.split(sizes), strict=True)]
+            if rank == 1 and n % 2:
+                again = weight.resolve(losses)  # out of memory, say
+                torch.testing.assert_close(again, torch.cat(found), rtol=0, atol=0)
+            weights.append(torch.cat(found))
+    keep(folder, rank, weights=weights, records=records_of(stream), learned=stream.strategy.state_dict())
+
+
+def leave_early(rank: int, folder: str) -> None:
+    """One rank leaves its loop early and begins the next epoch: it listens to the others first."""
+    stream = WeightedStream(numbers(), LinUpper())
+    mine = [list(range(20 * rank + 5 * n, 20 * rank + 5 * n + 5)) for n in range(4)]
+    for epoch in range(2):
+        for n, (batch, weight) in enumerate(stream.loader(batch_sampler=Batches(mine))):
+            weight.resolve(batch.float())
+            if rank == 1 and epoch == 0 and n == 1:
+                break
+    keep(folder, rank, records=records_of(stream), step=stream.stats()["step"])
+
+
+def lose_one(rank: int, folder: str) -> None:
+    """One rank is killed; the other one hears of it at once, and says so."""
+    stream = WeightedStream(numbers(), LinUpper())
+    mine = [list(range(20 * rank + 5 * n, 20 * rank + 5 * n + 5)) for n in range(4)]
+    try:
+        for n, (batch, weight) in enumerate(stream.loader(batch_sampler=Batches(mine))):
+            if rank == 1 and n == 2:
+                os._exit(0)
+            weight.resolve(batch.float())
+    except RanksError as error:
+        keep(folder, rank, error=str(error))
+        os._exit(0)
+
+
+def differ(rank: int, folder: str) -> None:
+    """Faults that one rank has, and that all of them hear of."""
+    said = []
+    Path(folder, "store").mkdir(exist_ok=True)
+    Path(folder, "foreign").mkdir(exist_ok=True)
+    if rank == 0:
+        Path(folder, "foreign", "notes.txt").write_text("mine")
+    torch.distributed.barrier()
+    try:
+        WeightedStream(numbers(), LinUpper(), store=f"{folder}/foreign")
+    except (RanksError, StoreError) as error:
+        said.append(f"{type(error).__name__}: {error}")
+    stream = WeightedStream(numbers(), LinUpper(), store=f"{folder}/store")
+    state = stream.state_dict()
+    try:
+        if rank == 0:
+            stream.load_state_dict(state)
+        else:
+            for batch, weight in stream.loader(batch_size=4):
+                weight.resolve(batch.float())
+    except RanksError as error:
+        said.append(f"{type(error).__name__}: {error}")
+    alone = WeightedStream(numbers(), LinUpper(), process_group=False)
+    if rank == 0:
+        for batch, weight in alone.loader(batch_size=20):
+            weight.resolve(batch.float())
+        said.append(str(alone.stats()["step"]))
+    keep(folder, rank, said=said)
+
+
+def look_at_the_model(rank: int, folder: str) -> None:
+    """A strategy that sees its rank's samples alone, normalised over all of them; and one that chooses."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 8), nn.Linear(8, 1))
+    target = [torch.arange(4.0)[:, None]]
+    strategy = Adapt(model, target, normalize="mean", head=model[1], tau=0.5)
+    stream = WeightedStream(numbers(), strategy)
+    mine = [list(range(20 * rank + 5 * n, 20 * rank + 5 * n + 5 - rank)) for n in range(4)]
+    weights = []
+    for batch, weight in stream.loader(batch_sampler=Batches(mine)):
+        losses = model(batch.float()[:, None]).squeeze(1)
+        weights.append(weight.resolve(losses))
+    chooser = WeightedStream(data(), InfoBatch(epochs=4, prune=True))
+    for _ in range(2):
+        for batch, weight in chooser.loader(batch_size=10, sampler=list(range(60 * rank, 60 * rank + 60))):
+            weight.resolve(batch["loss"].float().nan_to_num(1.0, posinf=1.0))
+    records = {name: torch.from_numpy(v) for name, v in chooser.store.get(np.arange(120)).items()}
+    keep(folder, rank, weights=weights, records=records, batches=batches_of(0, 1, 0))

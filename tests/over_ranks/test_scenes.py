@@ -1,0 +1,109 @@
+"""Ranks end early, come in parts, retry, leave, are lost, differ: each defined, in real processes."""
+
+from __future__ import annotations
+
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scenes
+import torch
+from global_batches import Batches, data
+from ranks import run_ranks
+
+from weighted_stream import InfoBatch, LinUpper, WeightedStream
+
+
+def of_ranks(folder: Path) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def assert_same(one: Any, other: Any) -> None:
+    for name, values in one.items():
+        torch.testing.assert_close(other[name], values, rtol=0, atol=0, equal_nan=True)
+
+
+def global_batches(each: list[list[list[int]]]) -> list[list[int]]:
+    return [list(chain.from_iterable(row)) for row in zip_longest(*each, fillvalue=())]
+
+
+def weights_together(stream: WeightedStream, batches: list[list[int]], epochs: int) -> list[torch.Tensor]:
+    weights = []
+    for epoch in range(epochs):
+        for batch, weight in stream.loader(batch_sampler=Batches(batches)):
+            weights.append(weight.resolve(batch.float() / (epoch + 1)))
+    return weights
+
+
+def test_a_rank_that_ends_early_under_join(tmp_path: Path) -> None:
+    run_ranks(scenes.train_with_join, 2, tmp_path, str(tmp_path))
+    one, other = of_ranks(tmp_path)
+    assert_same(one["records"], other["records"])
+    assert one["step"] == other["step"] == 12
+    torch.testing.assert_close(one["learned"]["latest"], other["learned"]["latest"], rtol=0, atol=0)
+    visits = one["records"]["visits"]
+    assert visits.sum() == 2 * (12 + 6)
+
+
+@pytest.mark.parametrize("window", ["running", "batch"])
+def test_parts_and_retries_count_once(window: Any, tmp_path: Path) -> None:
+    run_ranks(scenes.weigh_in_parts, 2, tmp_path, str(tmp_path), window)
+    stream = WeightedStream(scenes.numbers(), LinUpper(window=window, memory=64))
+    each = [[list(range(20 * r + 5 * n, 20 * r + 5 * n + 5)) for n in range(4)] for r in range(2)]
+    whole = weights_together(stream, global_batches(each), 2)
+    for rank, found in enumerate(of_ranks(tmp_path)):
+        for weights, mine in zip(whole, found["weights"], strict=True):
+            torch.testing.assert_close(mine, weights[5 * rank : 5 * rank + 5], rtol=1e-6, atol=1e-6)
+        expected = scenes.records_of(stream)
+        for name, values in expected.items():
+            torch.testing.assert_close(found["records"][name], values, rtol=1e-6, atol=1e-6, equal_nan=True)
+        torch.testing.assert_close(found["learned"], stream.strategy.state_dict(), rtol=0, atol=0)
+
+
+def test_a_rank_that_leaves_its_loop_waits_for_the_others(tmp_path: Path) -> None:
+    run_ranks(scenes.leave_early, 2, tmp_path, str(tmp_path))
+    one, other = of_ranks(tmp_path)
+    assert_same(one["records"], other["records"])
+    assert one["step"] == other["step"] == 8
+    assert one["records"]["visits"].tolist() == [2] * 30 + [1] * 10
+
+
+@pytest.mark.timeout(60)
+def test_a_lost_rank_is_named(tmp_path: Path) -> None:
+    run_ranks(scenes.lose_one, 2, tmp_path, str(tmp_path))
+    error = torch.load(tmp_path / "0.pt", weights_only=True)["error"]
+    assert "did not get through" in error
+    assert "first error of another rank" in error
+
+
+def test_faults_of_one_rank_reach_all(tmp_path: Path) -> None:
+    run_ranks(scenes.differ, 2, tmp_path, str(tmp_path))
+    one, other = (found["said"] for found in of_ranks(tmp_path))
+    assert one[0].startswith("StoreError")
+    assert other[0].startswith("RanksError: Rank 0 cannot open its store")
+    assert "notes.txt" in other[0]
+    for said in (one[1], other[1]):
+        assert "rank 0 loads a state in epoch 0; rank 1 begins epoch 0" in said
+    assert one[2] == "2.0"
+
+
+def test_strategies_that_look_at_the_model_or_choose(tmp_path: Path) -> None:
+    run_ranks(scenes.look_at_the_model, 2, tmp_path, str(tmp_path))
+    one, other = of_ranks(tmp_path)
+    for mine, theirs in zip(one["weights"], other["weights"], strict=True):
+        both = torch.cat([mine, theirs])
+        assert len(both) == 9
+        torch.testing.assert_close(both.mean(), torch.tensor(1.0))
+        assert not torch.isclose(mine.mean(), torch.tensor(1.0), atol=1e-4), "normalised over one rank"
+    assert_same(one["records"], other["records"])
+    stream = WeightedStream(data(), InfoBatch(epochs=4, prune=True))
+    each = [[list(range(60 * r + 10 * n, 60 * r + 10 * n + 10)) for n in range(6)] for r in range(2)]
+    for _ in range(2):
+        for batch, weight in stream.loader(batch_size=20, sampler=list(chain.from_iterable(global_batches(each)))):
+            weight.resolve(batch["loss"].float().nan_to_num(1.0, posinf=1.0))
+    records = stream.store.get(np.arange(120))
+    for name in ("visits", "last_loss", "loss", "last_step"):  # weights are scaled within what a rank chose
+        np.testing.assert_allclose(one["records"][name].numpy(), records[name], rtol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(one["records"]["weight"].numpy() > 0, records["weight"] > 0)
