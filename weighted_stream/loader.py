@@ -128,21 +128,25 @@ class WeightedLoader:
         position, items = self._begin_epoch()
         feedback, add, draws, as_dict = self._feedback, position.add, self._draws, self._as_dict
         ahead, keeps_samples = feedback.ahead, feedback.strategy.keeps_samples
-        for item in items:
-            ids, batch = item[0], item[1]
-            if as_dict or type(ids) is not np.ndarray:
-                ids = np.ascontiguousarray(ids, np.int64)
-            add(ids)
-            if len(item) == 3:
-                feedback.learn_groups(item[2])
-            if ahead is not None:
-                ahead.check()
-            samples, batch = (Batch(ids), batch) if draws is None else self._chosen(draws, ids, batch)
-            if keeps_samples:
-                samples.samples = shallow(batch)
-                if self._handed_over is not None:
-                    self._handed_over.add(samples.ids, samples.samples)
-            yield batch if as_dict else (batch, Weight(samples, feedback))
+        try:
+            for item in items:
+                ids, batch = item[0], item[1]
+                if as_dict or type(ids) is not np.ndarray:
+                    ids = np.ascontiguousarray(ids, np.int64)
+                add(ids)
+                if len(item) == 3:
+                    feedback.learn_groups(item[2])
+                if ahead is not None:
+                    ahead.check()
+                samples, batch = (Batch(ids), batch) if draws is None else self._chosen(draws, ids, batch)
+                if keeps_samples:
+                    samples.samples = shallow(batch)
+                    if self._handed_over is not None:
+                        self._handed_over.add(samples.ids, samples.samples)
+                yield batch if as_dict else (batch, Weight(samples, feedback))
+        except GeneratorExit:
+            feedback.settle()  # the loop was left: nobody may come again
+            raise
         self._end_epoch(position)
 
     def _chosen(self, draws: Draws, ids: NDArray[np.int64], batch: Any) -> tuple[Batch, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.algorithms import Join
 from torch.nn.parallel import DistributedDataParallel
 
-from weighted_stream import Adapt, InfoBatch, LinUpper, RanksError, StoreError, WeightedStream
+from weighted_stream import Adapt, InfoBatch, LinUpper, RanksError, Similarity, StoreError, WeightedStream
 
 SAMPLES = 40
 
@@ -142,3 +142,16 @@ def look_at_the_model(rank: int, folder: str) -> None:
             weight.resolve(batch["loss"].float().nan_to_num(1.0, posinf=1.0))
     records = {name: torch.from_numpy(v) for name, v in chooser.store.get(np.arange(120)).items()}
     keep(folder, rank, weights=weights, records=records, batches=batches_of(0, 1, 0))
+
+
+def score_ahead(rank: int, folder: str) -> None:
+    """Each rank scores its own share ahead; the scores of all of them decide."""
+    texts = [f"{'maths proof number' if n % 3 else 'cooking soup recipe'} {n}" for n in range(SAMPLES)]
+    strategy = Similarity(["a proof of a theorem about a number"], wait=True)
+    stream = WeightedStream([{"text": text} for text in texts], strategy, store=f"{folder}/store")
+    weights = []
+    mine = [list(range(20 * rank + 5 * n, 20 * rank + 5 * n + 5)) for n in range(4)]
+    for batch, weight in stream.loader(batch_sampler=Batches(mine)):
+        weights.append(weight.resolve(torch.ones(len(batch["text"]))))
+    keep(folder, rank, weights=weights, records=records_of(stream), scored=stream.stats()["scored"])
+    stream.close()

@@ -13,7 +13,7 @@ import torch
 from global_batches import Batches, data
 from ranks import run_ranks
 
-from weighted_stream import InfoBatch, LinUpper, WeightedStream
+from weighted_stream import InfoBatch, LinUpper, Similarity, WeightedStream
 
 
 def of_ranks(folder: Path) -> list[dict[str, Any]]:
@@ -107,3 +107,17 @@ def test_strategies_that_look_at_the_model_or_choose(tmp_path: Path) -> None:
     for name in ("visits", "last_loss", "loss", "last_step"):  # weights are scaled within what a rank chose
         np.testing.assert_allclose(one["records"][name].numpy(), records[name], rtol=1e-6, err_msg=name)
     np.testing.assert_array_equal(one["records"]["weight"].numpy() > 0, records["weight"] > 0)
+
+
+def test_scores_made_ahead_reach_all_ranks(tmp_path: Path) -> None:
+    run_ranks(scenes.score_ahead, 2, tmp_path, str(tmp_path))
+    one, other = of_ranks(tmp_path)
+    assert_same(one["records"], other["records"])
+    assert not one["records"]["similarity"].isnan().any()
+    scores = one["records"]["similarity"]
+    alone = WeightedStream([{"n": n} for n in range(scenes.SAMPLES)], Similarity())
+    alone.store.update(np.arange(scenes.SAMPLES), similarity=scores)
+    each = [[list(range(20 * r + 5 * n, 20 * r + 5 * n + 5)) for n in range(4)] for r in range(2)]
+    for n, (batch, weight) in enumerate(alone.loader(batch_sampler=Batches(global_batches(each)))):
+        expected = weight.resolve(torch.ones(len(batch["n"])))
+        torch.testing.assert_close(torch.cat([one["weights"][n], other["weights"][n]]), expected, rtol=1e-6, atol=1e-6)

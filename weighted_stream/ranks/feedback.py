@@ -58,6 +58,9 @@ class RankedFeedback(Feedback):
         self._fault: BaseException | None = None
         atexit.register(_finish, weakref.ref(self))
 
+    def __del__(self) -> None:
+        _finish(lambda: self)
+
     def begin_epoch(self, epoch: int) -> None:
         """Wait for all ranks to begin it; everything before is in every store then."""
         self.set_epoch(epoch)
@@ -362,8 +365,8 @@ def _on(mask: NDArray[np.bool_], like: Tensor) -> Tensor:
     return torch.from_numpy(mask).to(like.device)
 
 
-def _finish(reference: weakref.ref[RankedFeedback]) -> None:
-    """At the end of the program: remember what is under way."""
+def _finish(reference: Callable[[], RankedFeedback | None]) -> None:
+    """At the end of the program, or of the stream: remember what is under way."""
     feedback = reference()
     if feedback is not None:
         try:
