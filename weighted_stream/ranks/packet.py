@@ -128,7 +128,10 @@ class Packet:
 
 
 def _cut(data: NDArray[np.uint8], at: int, dtype: Any, counts: tuple[int, ...]) -> list[NDArray[Any]]:
-    """Arrays one after the other, copies."""
-    size = np.dtype(dtype).itemsize
-    values = np.frombuffer(data[at : at + size * sum(counts)].tobytes(), dtype)
-    return np.split(values, np.cumsum(counts)[:-1])
+    """Arrays one after the other."""
+    values = data[at : at + np.dtype(dtype).itemsize * sum(counts)].view(dtype)
+    parts, start = [], 0
+    for count in counts:
+        parts.append(values[start : start + count])
+        start += count
+    return parts

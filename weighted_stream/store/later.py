@@ -57,8 +57,20 @@ class Later:
 
 
 def change_words(words: Words, places: NDArray[np.int64], change: Change) -> None:
-    """Write a change into the records at these places, in place; places that come again count in order."""
+    """Write a change into the records at these places, in place; places that come again count in order.
+
+    Args:
+        words: each of them is at one of the places at least.
+        places: (n,), one for each value of the change.
+        change: what to write.
+    """
+    if len(places) == len(words):
+        apply(words, change.pick(np.argsort(places)))
+        return
     for part in rounds(places):
-        changed = words[places[part]]
-        apply(changed, change.pick(part))
-        words[places[part]] = changed
+        words[places[part]] = _changed(words[places[part]], change.pick(part))
+
+
+def _changed(words: Words, change: Change) -> Words:
+    apply(words, change)
+    return words
