@@ -31,6 +31,8 @@ from weighted_stream.shards.side_files import read_scores
 from weighted_stream.signals import Signals
 from weighted_stream.sources.ids import content_id
 from weighted_stream.sources.parquet import ParquetDataset
+from weighted_stream.sources.webdataset_pickles import trust_pickles
+from weighted_stream.sources.webdataset_s3 import open_s3
 from weighted_stream.store import SharedStore, WeightStore
 from weighted_stream.strategies import (
     Adapt,
@@ -125,10 +127,12 @@ __all__ = [
     "label_losses",
     "load_scores",
     "make_strategy",
+    "open_s3",
     "per_sample_cross_entropy",
     "prior_scores",
     "read_scores",
     "strategy_names",
+    "trust_pickles",
 ]
 
 _LAZY = {"ComposerWeights": "weighted_stream.trainers.composer"}

@@ -19,6 +19,7 @@ from weighted_stream.sources.tagging import TaggedStages, refuse_one_location
 from weighted_stream.sources.tracking import stage_name
 from weighted_stream.sources.webdataset_checks import check_tars, goes_on
 from weighted_stream.sources.webdataset_parts import node, only_reading, webdataset_parts
+from weighted_stream.sources.webdataset_prepared import prepared
 
 _COUNT_EPOCHS = {"webdataset.filters.detshuffle", "webdataset.shardlists.ResampledShards"}
 
@@ -59,6 +60,7 @@ class WebDatasetSource(Source):
     """
 
     def __init__(self, data: Any, id_fn: IdFn | None = None) -> None:
+        data = prepared(data)
         self._urls = list(dict.fromkeys(_urls(data)))
         refuse_one_location(self._urls)
         self._depth = depth_needed(where for where in map(location, self._urls) if is_local(where))
