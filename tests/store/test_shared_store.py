@@ -80,7 +80,7 @@ def test_what_two_trainers_know_comes_together(lasting: SharedServer, name: str)
             assert known["loss"].tolist() == [4.0, 2.0, 3.0, 4.0, 6.0]
             assert known["last_loss"].tolist() == [8.0, 2.0, 3.0, 4.0, 6.0]
             assert known["weight"][:4].tolist() == [2.0, 1.0, 1.0, 1.0]
-            assert known["last_step"].tolist() == [9, 9, 3, 3, 1]
+            assert known["last_step"].tolist() == [9, 3, 3, 3, 1]
             assert known["nonfinite"].tolist() == [0, 1, 0, 0, 0]
             assert sorted(np.concatenate(list(store.ids(2))).tolist()) == sorted([*SOME.tolist(), 77])
         assert (len(one), len(two)) == (4, 3)
@@ -401,3 +401,26 @@ def test_a_server_that_has_become_one_of_another_dataset(server: SharedServer) -
     assert visits(store) == [2, 2, 2, 2]
     with pytest.raises(StoreMismatchError, match="another dataset"):
         store.close()
+
+
+def test_all_ids_while_another_thread_writes() -> None:
+    """What goes through all records must not mind that they change meanwhile."""
+    import threading
+
+    with WeightStore() as store:
+        ids = np.arange(30_000)
+        everywhere = np.concatenate([ids, HASHED + ids * 7])
+        store.update(everywhere[::1000], loss=np.ones(60), step=0)
+        done = threading.Event()
+
+        def write() -> None:
+            for part in np.array_split(np.random.default_rng(0).permutation(everywhere), 2000):
+                store.update(part, loss=np.ones(len(part)), step=1)
+            done.set()
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        while not done.is_set():
+            assert sum(len(some) for some in store.ids()) >= 60
+        thread.join()
+        assert sum(len(some) for some in store.ids()) == 60_000

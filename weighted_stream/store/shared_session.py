@@ -128,12 +128,13 @@ class Session:
         self._end(pieces, replies, token)
         return True
 
-    def look(self) -> Command:
-        """The command whose reply `check` understands."""
-        return ("HGET", self._keys.last, self._me)
+    def look(self) -> None:
+        """See whether the server still has all that was sent.
 
-    def check(self, last: object) -> None:
-        """See whether the server has all that was sent."""
+        Raises:
+            Unreachable: if the server cannot be asked.
+        """
+        (last,) = self._server.exchange([("HGET", self._keys.last, self._me)])
         self.astray |= last != self._token
 
     @property

@@ -38,9 +38,9 @@ class SharedStore(WeightStore):
     about ``every`` seconds.
 
     What several trainers know of one sample comes together like this, whatever the order: ``visits`` and ``nonfinite``
-    add up; ``loss`` is the mean of their averages, weighted by visits; ``last_loss`` and ``weight`` are those of the
-    trainer with the largest ``last_step`` (at the same step, of the larger loss), among those with a loss at all;
-    ``last_step`` is the largest; ``similarity`` is the one score there is, as all scores of a store are of one encoder,
+    add up; ``loss`` is the mean of their averages, weighted by visits; ``last_loss``, ``weight`` and ``last_step``
+    are those of the trainer with the largest ``last_step`` (at the same step, of the larger loss), among those with a
+    loss at all; ``similarity`` is the one score there is, as all scores of a store are of one encoder,
     target and method. The server keeps the contributions of each store apart, so nothing counts twice, however often it
     is sent. Steps are compared as they are: trainers that share samples should count alike. Groups are not shared.
     `get`, `ids`, `chunks` and `to_parquet` tell what all together know; ``len`` and the first figures of `stats` are of

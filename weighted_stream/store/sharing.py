@@ -207,6 +207,8 @@ class Sharing:
             self._greet()
         # Not before there is something new: until then it may turn out that another rank does it.
         more = self._sends and self._session.push()
+        if not more:
+            self._session.look()
         if self._news is not None:
             more |= self._news.pull()
         if self._failures:
