@@ -68,6 +68,7 @@ from weighted_stream.weight import Weight
 
 if TYPE_CHECKING:
     from weighted_stream.trainers.composer import ComposerWeights as ComposerWeights
+    from weighted_stream.trainers.huggingface import WeightedTrainerMixin as WeightedTrainerMixin
 
 __all__ = [
     "Adapt",
@@ -135,7 +136,10 @@ __all__ = [
     "trust_pickles",
 ]
 
-_LAZY = {"ComposerWeights": "weighted_stream.trainers.composer"}
+_LAZY = {
+    "ComposerWeights": "weighted_stream.trainers.composer",
+    "WeightedTrainerMixin": "weighted_stream.trainers.huggingface",
+}
 """Names whose modules import a framework: loaded when asked for, and not by ``import *``."""
 
 if not TYPE_CHECKING:  # or every name would have a type
