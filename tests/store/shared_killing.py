@@ -49,6 +49,14 @@ class _Trainer:
 
     def kill(self) -> None:
         """kill -9."""
+        ended = self._process.poll() is not None
+        self._process.kill()
+        self._process.wait()
+        self._listener.join()
+        assert not ended, f"trainer {self.seed} ended by itself"
+
+    def end(self) -> None:
+        """kill -9, whether it runs or not."""
         self._process.kill()
         self._process.wait()
         self._listener.join()
@@ -90,7 +98,7 @@ def kill_at_random(
         crew: list[_Trainer] = []
         for number in range(trainers):
             crew.append(_Trainer(server, folder / f"trainer-{number}", seed * 1000 + number))
-            stack.callback(crew[-1].kill)
+            stack.callback(crew[-1].end)
         for one in crew:
             _until(lambda one=one: one.listening)  # type: ignore[misc]
         for _ in range(kills):

@@ -31,6 +31,7 @@ def all_ids() -> npt.NDArray[np.int64]:
 
 def main(url: str, path: str, seed: int) -> None:
     warnings.filterwarnings("ignore", "The shared store at", RuntimeWarning)
+    warnings.filterwarnings("error", "Nothing is shared any more", RuntimeWarning)
     store = SharedStore(url, path, name="killing", every=0.01, timeout=1.0, must_connect=False)
     update = round(store.stats()["visits"]) // 9
     while True:

@@ -94,7 +94,8 @@ def test_one_that_comes_later_learns_everything(lasting: SharedServer, name: str
         one.update(ids[::3], loss=np.ones(len(ids[::3])), step=3)
         one.flush()
         with shared(lasting, name=name) as two:
-            until(lambda: visits(two, ids) == visits(one, ids))
+            two.catch_up()
+            assert visits(two, ids) == visits(one, ids)
             for known, wanted in zip(two.get(ids).values(), one.get(ids).values(), strict=True):
                 np.testing.assert_array_equal(known, wanted)
             two.update(ids[:10], loss=np.ones(10), step=1)
@@ -177,7 +178,8 @@ def test_another_dataset_is_refused(lasting: SharedServer, name: str, tmp_path: 
 def test_another_layout_is_refused(lasting: SharedServer, name: str) -> None:
     import redis
 
-    shared(lasting, name=name).close()
+    with shared(lasting, name=name) as store:
+        store.update(SOME, loss=np.ones(4), step=0)
     with redis.Redis(port=lasting.port) as client:
         key = f"weighted_stream:{{{name}}}:meta"
         client.hset(key, "manifest", client.hget(key, "manifest").replace(b'"shared": 1', b'"shared": 2'))
@@ -424,3 +426,29 @@ def test_all_ids_while_another_thread_writes() -> None:
             assert sum(len(some) for some in store.ids()) >= 60
         thread.join()
         assert sum(len(some) for some in store.ids()) == 60_000
+
+
+def test_who_only_reads_leaves_nothing_behind(lasting: SharedServer, name: str) -> None:
+    import redis
+
+    with shared(lasting, name=name) as reader:
+        reader.catch_up()
+        reader.flush()
+    with redis.Redis(port=lasting.port) as client:
+        assert list(client.scan_iter(f"weighted_stream:{{{name}}}:*")) == []
+    with (
+        shared(lasting, name=name, follow=False) as store,
+        pytest.raises(StoreError, match="learns nothing of others"),
+    ):
+        store.catch_up()
+
+
+def test_catching_up_takes_no_longer_than_it_may(server: SharedServer) -> None:
+    with shared(server, timeout=0.2) as store:
+        server.freeze()
+        with pytest.raises(StoreError, match="has not come yet"):
+            store.catch_up(0.3)
+        server.thaw()
+        store.catch_up()
+        with pytest.warns(RuntimeWarning, match="is gone"):
+            store.stats()

@@ -100,7 +100,7 @@ class News:
             return True
         if not entries:
             return False
-        mine = self._session.mine
+        mine = self._session.sessions
         changed = [ids for _, session, ids in entries if session not in mine]
         if any(ids is None for ids in changed):
             self.anew()  # whose contributions count has changed

@@ -14,7 +14,7 @@ import numpy as np
 
 from weighted_stream.errors import StoreError
 from weighted_stream.sample_ids import MAX_ID
-from weighted_stream.store import inputs
+from weighted_stream.store import inputs, manifest
 from weighted_stream.store.dense import PIECE
 from weighted_stream.store.manifest import Fingerprint, Identity
 from weighted_stream.store.pieces import even
@@ -139,17 +139,19 @@ class SharedStore(WeightStore):
             StoreMismatchError: if one of them holds another dataset. Of a server that is not there now, it is said
                 when it comes, by a warning, and nothing is shared then.
         """
-        super().bind(fingerprint)
         sharing = self._shares()
         if sharing is not None:
+            manifest.bind(self._place, fingerprint, write=False)
             sharing.bind(fingerprint)
+        super().bind(fingerprint)
 
     def bind_scores(self, identity: Identity) -> None:
         """As `WeightStore.bind_scores`, here and on the server."""
-        super().bind_scores(identity)
         sharing = self._shares()
         if sharing is not None:
+            super().check_scores(identity)
             sharing.bind_scores(identity)
+        super().bind_scores(identity)
 
     def check_scores(self, identity: Identity) -> None:
         """As `WeightStore.check_scores`, here and on the server."""
@@ -242,6 +244,26 @@ class SharedStore(WeightStore):
         if sharing is not None:
             sharing.flush(self._flush_timeout)
             sharing.say()
+
+    def catch_up(self, timeout: float | None = None) -> None:
+        """Wait until what others have sent by now has come here, e.g. scores before training begins.
+
+        Args:
+            timeout: seconds; None: ``flush_timeout``.
+
+        Raises:
+            StoreError: if it has not come within that time, or this store does not follow others.
+        """
+        self._check_open()
+        sharing = self._shares()
+        if sharing is None or not sharing.follows:
+            raise StoreError(
+                "This store learns nothing of others.",
+                found="follow=False, or a rank that another one shares for",
+                expected="a SharedStore that follows",
+                do="SharedStore(url, follow=True)",
+            )
+        sharing.catch_up(self._flush_timeout if timeout is None else timeout)
 
     def close(self) -> None:
         """Flush, and let go of server and files. Closing twice is fine.
