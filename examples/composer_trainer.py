@@ -1,6 +1,6 @@
 """Weighted training with MosaicML Composer: a small language model, micro-batches, a checkpoint, and going on from it.
 
-    pip install 'weighted-stream[composer]' transformers
+    pip install 'weighted-stream[composer,hf]'
     python examples/composer_trainer.py
 
 Half of this data set are copies of a few samples, as web text has them; LinUpper plays down what the model has already

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-NEEDS = {"ComposerWeights": "composer"}
+NEEDS = {"ComposerWeights": "composer", "WeightedTrainerMixin": "transformers"}
 """The package that a public name needs."""
 
-MODULES = {"weighted_stream.trainers.composer": "composer"}
+MODULES = {
+    "weighted_stream.trainers.composer": "composer",
+    "weighted_stream.trainers.huggingface": "transformers",
+}
 """The package that a module needs."""
 
 

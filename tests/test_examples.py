@@ -22,3 +22,13 @@ def test_composer(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "of 64" in printed
     assert "gone on from batch 40: the same losses" in printed
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hugging_face(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("datasets")
+    runpy.run_path(str(FOLDER / "hf_trainer.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "of 64" in printed
+    assert "gone on from step 40: the same losses" in printed

@@ -69,10 +69,12 @@ NAMES = [
     "label_losses",
     "load_scores",
     "make_strategy",
+    "open_s3",
     "per_sample_cross_entropy",
     "prior_scores",
     "read_scores",
     "strategy_names",
+    "trust_pickles",
 ]
 
 

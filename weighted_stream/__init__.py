@@ -32,6 +32,8 @@ from weighted_stream.shards.side_files import read_scores
 from weighted_stream.signals import Signals
 from weighted_stream.sources.ids import content_id
 from weighted_stream.sources.parquet import ParquetDataset
+from weighted_stream.sources.webdataset_pickles import trust_pickles
+from weighted_stream.sources.webdataset_s3 import open_s3
 from weighted_stream.store import SharedStore, WeightStore
 from weighted_stream.strategies import (
     Adapt,
@@ -67,6 +69,7 @@ from weighted_stream.weight import Weight
 
 if TYPE_CHECKING:
     from weighted_stream.trainers.composer import ComposerWeights as ComposerWeights
+    from weighted_stream.trainers.huggingface import WeightedTrainerMixin as WeightedTrainerMixin
 
 __all__ = [
     "Adapt",
@@ -127,13 +130,18 @@ __all__ = [
     "label_losses",
     "load_scores",
     "make_strategy",
+    "open_s3",
     "per_sample_cross_entropy",
     "prior_scores",
     "read_scores",
     "strategy_names",
+    "trust_pickles",
 ]
 
-_LAZY = {"ComposerWeights": "weighted_stream.trainers.composer"}
+_LAZY = {
+    "ComposerWeights": "weighted_stream.trainers.composer",
+    "WeightedTrainerMixin": "weighted_stream.trainers.huggingface",
+}
 """Names whose modules import a framework: loaded when asked for, and not by ``import *``."""
 
 if not TYPE_CHECKING:  # or every name would have a type

@@ -16,18 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from weighted_stream.order import Order
-from weighted_stream.position import (
-    Layout,
-    Position,
-    digest_of,
-    drawn_differently,
-    ids_unknown,
-    refuse_other_order,
-)
+from weighted_stream.position import Layout, Position, digest_of, drawn_differently, ids_unknown, refuse_other_order
 from weighted_stream.rebuild import rebuild
 from weighted_stream.rest import Chunks, Rest, Undelivered, Undrawn, weighed
 from weighted_stream.sources.base import Source
 from weighted_stream.sources.whole import ended_early, lacking
+from weighted_stream.watching import Watch
 
 RANKS = ("rank", "ranks")
 MAY_CHANGE = ("batch_size", "drop_last", "workers", *RANKS)
@@ -46,6 +40,7 @@ class Reading:
         around: what goes around the loader inside.
         counts: whether what is around it hands on every sample, once.
         reorders: whether its collate function may change the order of the samples.
+        watch: over its batches.
     """
 
     def __init__(
@@ -58,7 +53,9 @@ class Reading:
         around: Callable[[Any], Any],
         counts: bool,
         reorders: bool,
+        watch: Watch,
     ) -> None:
+        self._watch = watch
         self._source, self._kind, self._arguments = source, kind, arguments
         self._order, self._layout, self._around = order, layout, around
         self._counts, self._reorders = counts, reorders
@@ -70,7 +67,8 @@ class Reading:
         """The epoch's order seed, its position, and its batches; ``random`` as the epoch before left it."""
         order_seed = self._order.begin(epoch)
         self._order.set_own_state(random)
-        return order_seed, Position(epoch, self._layout, step, self._order.random_state()), self.loader
+        position = Position(epoch, self._layout, step, self._order.random_state())
+        return order_seed, position, self._watch.over(self.loader)
 
     def resume(self, position: Position, step: int, store: Chunks) -> tuple[int | None, Iterable[Any]]:
         """The order seed of an epoch that was begun elsewhere, and the batches that are left of it.
@@ -118,6 +116,7 @@ class Reading:
         if least is None:
             return
         layout = self._layout
+        least -= self._watch.lacking
         if layout.drop_last:
             least -= ((layout.batch_size or 1) - 1) * max(1, layout.workers)
         if position.drawn < least:
@@ -131,7 +130,7 @@ class Reading:
         arguments = {**self._arguments, "persistent_workers": False}
         name = "sampler" if arguments.get("batch_sampler") is None else "batch_sampler"
         rest = Rest(arguments.get(name) or SequentialSampler(dataset), position.drawn)
-        items: Iterator[Any] = iter(self._build(dataset, {**arguments, name: rest}))
+        items = self._watch.over(iter(self._build(dataset, {**arguments, name: rest})))
         rest.begin()
         complete = position.samples == position.drawn == len(rest.skipped)
         ids = dataset.ids_drawn(rest.skipped) if complete else None
@@ -147,8 +146,7 @@ class Reading:
         if dataset.ids_drawn([]) is None:
             raise ids_unknown()
         rest = Undrawn(arguments.get(name) or SequentialSampler(dataset), delivered, dataset.ids_drawn)
-        items: Iterator[Any] = iter(self._build(dataset, {**arguments, name: rest}))
-        return items
+        return self._watch.over(iter(self._build(dataset, {**arguments, name: rest})))
 
     def _iterable_rest(self, position: Position, step: int, store: Chunks) -> Iterator[Any]:
         """The batches left of a dataset that is read in order: what was handed over is read again, and dropped.
@@ -180,8 +178,7 @@ class Reading:
             dataset, _ = self._batches(arguments)
         else:
             dataset = self._undelivered(position, position.filtered, store)
-        items: Iterator[Any] = iter(self._build(dataset, arguments))
-        return items
+        return self._watch.over(iter(self._build(dataset, arguments)))
 
     def _undelivered(self, position: Position, filtered: int, store: Chunks) -> Undelivered:
         delivered = weighed(store, position.first_step, filtered)

@@ -32,12 +32,14 @@ from weighted_stream.rebuild import merged_arguments
 from weighted_stream.rest import Counted
 from weighted_stream.scoring.ahead import ScoringAhead
 from weighted_stream.sources import source_for
+from weighted_stream.sources.bad_shards import BadShards, OnBadShard, Policy
 from weighted_stream.sources.base import Fingerprint
 from weighted_stream.sources.webloader import follow_webloader, torch_loader_of
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.options import check_integer
 from weighted_stream.strategies.selecting import not_chosen
+from weighted_stream.watching import Watch
 from weighted_stream.weight import Weight
 
 
@@ -67,6 +69,10 @@ class WeightedStream:
             the store has (`WeightStore.set_groups`), if any.
         as_dict: put the ids into dict samples and batches under ``"sample_id"`` (int64), and yield those alone, for
             frameworks that take dicts; `weight` makes the `Weight` of such a batch.
+        on_bad_shard: of a shard (MosaicML shard, tar file, Parquet file) that is missing, cut or damaged: ``"raise"``
+            an error that names it; ``"skip"`` what cannot be read of it, name it in a warning, count it in `stats`, and
+            deliver all the rest; or how many are skipped at most, before an error names them all. It is the stream's,
+            not a loader's: what an epoch consists of must not change with the loader that finishes it.
         process_group: the ranks whose feedback belongs together, see "Ranks". None: all of `torch.distributed`, if it
             is initialised when the stream is made. A process group: those (the data-parallel ones, where others share
             their samples). False: this process alone.
@@ -103,6 +109,7 @@ class WeightedStream:
         id_fn: str | Callable[[Any], int | str] | None = None,
         group_fn: str | Callable[[Any], int | str] | None = None,
         as_dict: bool = False,
+        on_bad_shard: OnBadShard = "raise",
         process_group: Any = None,
     ) -> None:
         if not isinstance(strategy, Strategy):
@@ -123,6 +130,8 @@ class WeightedStream:
         self._wrapped_loader = loader
         self._webloader = None if loader is None or loader is data else data
         self._source = source_for(data if loader is None else loader.dataset, id_fn)
+        self._bad = BadShards(Policy(on_bad_shard))
+        self._source.set_policy(self._bad.policy)
         self._as_dict, self._own_ids = as_dict, id_fn is not None
         self._group_fn = as_group_fn(group_fn)
         plan = strategy.scoring
@@ -176,7 +185,9 @@ class WeightedStream:
                 state; a wrapped DataLoader, or a ``generator`` of yours, keeps its own.
             **arguments: those of `torch.utils.data.DataLoader`. If a DataLoader was wrapped, its own are the default.
                 A ``collate_fn`` must keep the order and the number of the samples (with ``as_dict`` it need not: the
-                ids go through it, inside the samples).
+                ids go through it, inside the samples). ``timeout``: seconds without a batch after which a `WorkerError`
+                shows where each worker is stuck; without workers it is a warning, as nobody can end a call that hangs.
+                0, the default: a warning after five minutes, again after ten …, and the loader waits.
 
         Raises:
             SourceError: for an unknown argument, or shuffling of a dataset that cannot be reordered from outside.
@@ -194,7 +205,8 @@ class WeightedStream:
         layout = layout_of(kind, arguments, shuffle, seed)
         # A class of the user's may end its epochs as it likes; a WebLoader's stages may, too.
         counts = self._webloader is None and not _iterates_in_its_own_way(kind)
-        reading = Reading(self._source, kind, arguments, order, layout, self._around, counts, self._as_dict)
+        watch = Watch(arguments, self._bad)
+        reading = Reading(self._source, kind, arguments, order, layout, self._around, counts, self._as_dict, watch)
         begin_epoch = partial(self._begin_epoch, reading, layout.workers)
         return WeightedLoader(
             reading.loader,
@@ -220,6 +232,7 @@ class WeightedStream:
         goes_on = loaded is not None and not loaded.over
         epoch = loaded.epoch if loaded is not None and goes_on else self._next_epoch
         self._source.workers = workers
+        self._bad.begin_epoch()
         self._source.check()
         feedback = self._live()
         feedback.begin_epoch(epoch)
@@ -289,12 +302,16 @@ class WeightedStream:
     def stats(self) -> dict[str, float]:
         """Figures to log: those of `WeightStore.stats`, ``step`` and ``epoch`` of this stream.
 
+        Where bad shards are skipped also ``bad_shards`` and ``samples_lacking``: how many were met so far, and how many
+        samples were not delivered, as far as that is known (nobody knows it of a tar file).
+
         With a selecting strategy the weights are those of all candidates: 0 for those passed over.
 
         While samples are scored ahead also those of `ScoringAhead.stats`: ``scored_ahead``, ``scorer_rate``
         (samples/s), ``scorer_parts``, ``scorer_bad_parts``, ``unscored_batches``.
         """
         figures = {**self.store.stats(), "step": float(self._live().step), "epoch": float(self.epoch)}
+        figures |= self._bad.figures()
         return figures if self._ahead is None else figures | self._ahead.stats()
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 
 from weighted_stream.errors import SampleIdError, SourceError
 from weighted_stream.sources.ids import content_id, shard_id
-from weighted_stream.sources.mds import MDSSource, _row_ids
+from weighted_stream.sources.mds import MDSSource
+from weighted_stream.sources.mds_reading import row_ids
 
 streaming = pytest.importorskip("streaming")
 
@@ -236,7 +237,7 @@ def test_shards_whose_hashes_meet_are_refused(tmp_path: Path) -> None:
 
 def test_rows_of_huge_shards_have_the_documented_ids() -> None:
     sizes = [("a", 3), ("empty", 0), ("b", (1 << 20) + 5), ("c", 2)]
-    starts, bases = _row_ids(sizes)
+    starts, bases = row_ids(sizes)
     assert starts == [0, 3, 3 + (1 << 20), 8 + (1 << 20)]
     assert bases == [shard_id("a", 0), shard_id("b", 0), shard_id("b", 1 << 20), shard_id("c", 0)]
 

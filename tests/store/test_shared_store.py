@@ -80,7 +80,7 @@ def test_what_two_trainers_know_comes_together(lasting: SharedServer, name: str)
             assert known["loss"].tolist() == [4.0, 2.0, 3.0, 4.0, 6.0]
             assert known["last_loss"].tolist() == [8.0, 2.0, 3.0, 4.0, 6.0]
             assert known["weight"][:4].tolist() == [2.0, 1.0, 1.0, 1.0]
-            assert known["last_step"].tolist() == [9, 9, 3, 3, 1]
+            assert known["last_step"].tolist() == [9, 3, 3, 3, 1]
             assert known["nonfinite"].tolist() == [0, 1, 0, 0, 0]
             assert sorted(np.concatenate(list(store.ids(2))).tolist()) == sorted([*SOME.tolist(), 77])
         assert (len(one), len(two)) == (4, 3)
@@ -94,7 +94,8 @@ def test_one_that_comes_later_learns_everything(lasting: SharedServer, name: str
         one.update(ids[::3], loss=np.ones(len(ids[::3])), step=3)
         one.flush()
         with shared(lasting, name=name) as two:
-            until(lambda: visits(two, ids) == visits(one, ids))
+            two.catch_up()
+            assert visits(two, ids) == visits(one, ids)
             for known, wanted in zip(two.get(ids).values(), one.get(ids).values(), strict=True):
                 np.testing.assert_array_equal(known, wanted)
             two.update(ids[:10], loss=np.ones(10), step=1)
@@ -177,7 +178,8 @@ def test_another_dataset_is_refused(lasting: SharedServer, name: str, tmp_path: 
 def test_another_layout_is_refused(lasting: SharedServer, name: str) -> None:
     import redis
 
-    shared(lasting, name=name).close()
+    with shared(lasting, name=name) as store:
+        store.update(SOME, loss=np.ones(4), step=0)
     with redis.Redis(port=lasting.port) as client:
         key = f"weighted_stream:{{{name}}}:meta"
         client.hset(key, "manifest", client.hget(key, "manifest").replace(b'"shared": 1', b'"shared": 2'))
@@ -401,3 +403,52 @@ def test_a_server_that_has_become_one_of_another_dataset(server: SharedServer) -
     assert visits(store) == [2, 2, 2, 2]
     with pytest.raises(StoreMismatchError, match="another dataset"):
         store.close()
+
+
+def test_all_ids_while_another_thread_writes() -> None:
+    """What goes through all records must not mind that they change meanwhile."""
+    import threading
+
+    with WeightStore() as store:
+        ids = np.arange(30_000)
+        everywhere = np.concatenate([ids, HASHED + ids * 7])
+        store.update(everywhere[::1000], loss=np.ones(60), step=0)
+        done = threading.Event()
+
+        def write() -> None:
+            for part in np.array_split(np.random.default_rng(0).permutation(everywhere), 2000):
+                store.update(part, loss=np.ones(len(part)), step=1)
+            done.set()
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        while not done.is_set():
+            assert sum(len(some) for some in store.ids()) >= 60
+        thread.join()
+        assert sum(len(some) for some in store.ids()) == 60_000
+
+
+def test_who_only_reads_leaves_nothing_behind(lasting: SharedServer, name: str) -> None:
+    import redis
+
+    with shared(lasting, name=name) as reader:
+        reader.catch_up()
+        reader.flush()
+    with redis.Redis(port=lasting.port) as client:
+        assert list(client.scan_iter(f"weighted_stream:{{{name}}}:*")) == []
+    with (
+        shared(lasting, name=name, follow=False) as store,
+        pytest.raises(StoreError, match="learns nothing of others"),
+    ):
+        store.catch_up()
+
+
+def test_catching_up_takes_no_longer_than_it_may(server: SharedServer) -> None:
+    with shared(server, timeout=0.2) as store:
+        server.freeze()
+        with pytest.raises(StoreError, match="has not come yet"):
+            store.catch_up(0.3)
+        server.thaw()
+        store.catch_up()
+        with pytest.warns(RuntimeWarning, match="is gone"):
+            store.stats()

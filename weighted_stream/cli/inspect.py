@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from weighted_stream.cli.options import not_negative, positive, table
 from weighted_stream.shards.inspection import FIELDS, Inspection, inspect_path
 from weighted_stream.shards.summary import Place, Summary
+from weighted_stream.store.shared_address import is_address, parse_address
 
 _WIDTH = 40
 _SHOWN = 200
@@ -25,7 +25,8 @@ def add_command(commands: Any) -> None:
         "(by their scores, else by length), of the side files that score wrote, or of a store.",
     )
     add = parser.add_argument
-    add("path", type=Path, metavar="PATH", help="folder of shards, of side files, or of a store")
+    add("path", metavar="PATH", help="folder of shards, of side files, or of a store; or redis://… of a shared one")
+    add("--name", default="weights", help="of the shared store (default: weights)")
     add("--data", metavar="SHARDS", help="the shards a store or side files are about (default: those beside them)")
     add("--id", metavar="FIELD", help="the column that the stream is given as id_fn= (default: none is)")
     add("--text", default="text", metavar="FIELD", help="to show (default: text)")
@@ -46,11 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
         by=arguments.by,
         top=arguments.top,
         limit=arguments.limit,
+        name=arguments.name,
     )
     if arguments.json:
         print(json.dumps(as_json(found, arguments.text)))
         return 0
-    print(f"{found.kind}: {arguments.path}")
+    shown = parse_address(arguments.path) if is_address(arguments.path) else arguments.path
+    print(f"{found.kind}: {shown}")
     for name, value in found.facts.items():
         print(f"  {name}: {_fact(value)}")
     if found.distributions:

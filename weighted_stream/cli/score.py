@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from weighted_stream.shards.folder import Shard
 from weighted_stream.shards.job import ScoringJob
 from weighted_stream.shards.score import Progress, Report, score_shards
 from weighted_stream.shards.scorers import ScorerSpec
+from weighted_stream.shards.sending import ScoreSender
 from weighted_stream.shards.workers import Bad, Done, Event, Samples
+from weighted_stream.store import SharedStore
+from weighted_stream.store.shared_address import PASSWORD, USERNAME
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
@@ -27,11 +31,17 @@ def add_command(commands: Any) -> None:
         help="score shards by their likeness to a target set, into Parquet side files",
         description="Writes a Parquet file of id and score for each shard (MDS, WebDataset, Parquet). Shards that are "
         "done are not scored again, so an interrupted job goes on where it was. load_scores(stream, DIR) puts the "
-        "scores into a stream's store, where Similarity() uses them.",
+        "scores into a stream's store, where Similarity() uses them; --store brings them to trainers at once "
+        f"(keep user and password in {USERNAME} and {PASSWORD}, rather than in the URL).",
     )
     add_arguments(parser)
     add = parser.add_argument
     add("--processes", type=positive, metavar="N", help="at once, each with an encoder (default: one per device)")
+    add(
+        "--store", metavar="URL", help="also put the scores into a SharedStore: redis://host:6379/0, rediss://… for TLS"
+    )
+    add("--store-name", default="weights", metavar="NAME", help="of the shared store (default: weights)")
+    add("--store-ca", metavar="FILE", help="whom to trust with TLS, PEM (default: whom the system trusts)")
     add("--device", metavar="LIST", help="cpu, or GPUs dealt to the processes: cuda:0,cuda:1 (default: the encoder's)")
     parser.set_defaults(run=run)
 
@@ -73,12 +83,22 @@ def run(arguments: argparse.Namespace) -> int:
     bars: list[Any] = []
 
     def begin(shards: Sequence[Shard]) -> Progress:
-        bar, tell = shard_progress(shards)
+        bar, show = shard_progress(shards)
         bars.append(bar)
+
+        def tell(event: Event) -> None:
+            show(event)
+            if sender is not None:
+                sender.tell(event)
+
         return tell
 
     try:
-        report = score_shards(job, devices=devices, overwrite=arguments.overwrite, begin=begin)
+        with ExitStack() as stack:
+            sender = _sender(arguments, job, stack)
+            report = score_shards(job, devices=devices, overwrite=arguments.overwrite, begin=begin)
+            if sender is not None:
+                sender.finish()
     except KeyboardInterrupt:
         print("weighted-stream: interrupted; the same command goes on with the shards that are left", file=sys.stderr)
         return INTERRUPTED
@@ -86,7 +106,17 @@ def run(arguments: argparse.Namespace) -> int:
         for bar in bars:
             bar.close()
     print_report(report)
+    if sender is not None:
+        print(f"{sender.sent:,} scores are in the shared store {arguments.store_name!r}")
     return 0
+
+
+def _sender(arguments: argparse.Namespace, job: ScoringJob, stack: ExitStack) -> ScoreSender | None:
+    if arguments.store is None:
+        return None
+    store = SharedStore(arguments.store, name=arguments.store_name, ca_file=arguments.store_ca, follow=False)
+    opened = job.open()
+    return ScoreSender(stack.enter_context(store), job.folder(opened), opened.fingerprint)
 
 
 def shard_progress(shards: Sequence[Shard]) -> tuple[Any, Progress]:

@@ -16,12 +16,14 @@ from weighted_stream.shards.convert import receipt
 from weighted_stream.shards.folder import ShardFolder, open_shards
 from weighted_stream.shards.side_files import FOLDER, about, read_side_file, side_files
 from weighted_stream.shards.summary import Extremes, Place, Summary
-from weighted_stream.store import WeightStore
+from weighted_stream.store import SharedStore, WeightStore
 from weighted_stream.store.place import HEADER, MANIFEST
+from weighted_stream.store.shared_address import is_address
 
 FIELDS = ("weight", "similarity", "loss", "last_loss", "visits")
 """What a store remembers that has a distribution, the most telling first."""
 
+_PATIENCE = 3600.0
 _BY_COLUMN = re.compile(r"by column '(.*)'$")
 
 
@@ -59,11 +61,12 @@ def inspect_path(
     by: str | None = None,
     top: int = 5,
     limit: int = 100_000,
+    name: str = "weights",
 ) -> Inspection:
     """Look into a folder of shards, a folder of side files (or one of them), or a store.
 
     Args:
-        path: of it.
+        path: of it; of a shared store its address.
         data: the shards that scores or a store are about, for the samples themselves; None: those in whose folder the
             side files are.
         id: the column of the ids, where the stream is made with ``id_fn=`` of it; side files know.
@@ -71,12 +74,15 @@ def inspect_path(
         by: for a store, which value the samples at both ends are chosen by; None: the first there is of `FIELDS`.
         top: how many samples at each end.
         limit: of shards without scores, measure the length of the first so many samples.
+        name: of the shared store.
 
     Raises:
         SourceError: if there is nothing of the kind, or shards cannot be read.
         ScoringError: for damaged side files.
         StoreError: for a damaged store.
     """
+    if is_address(path):
+        return _shared(str(path), name, data, id, by, top)
     path = Path(path)
     if (path / MANIFEST).is_file() and (path / HEADER).is_file():
         return _store(path, data, id, by, top)
@@ -130,19 +136,51 @@ def _scores(path: Path, data: str | PathLike[str] | None, id: str | None, top: i
 
 
 def _store(path: Path, data: str | PathLike[str] | None, id: str | None, by: str | None, top: int) -> Inspection:
-    found = Inspection("store")
-    summaries = {name: Summary() for name in FIELDS}
-    extremes = {name: Extremes(top) for name in FIELDS}
     with WeightStore(path, mode="r") as store:
         stats = store.stats()
-        for ids, fields in store.chunks():
-            for name in FIELDS:
-                values = fields[name].astype(np.float64)
-                summaries[name].add(values)
-                extremes[name].add(ids, values)
-    counts = ("samples", "visits", "scored", "unscored", "nonfinite")
-    found.facts = {name: int(stats[name]) for name in counts}
-    found.facts |= {f"latest {name}": stats[name] for name in ("window", "ess", "weight_mean", "weight_cv")}
+        counts = ("samples", "visits", "scored", "unscored", "nonfinite")
+        facts: dict[str, Any] = {name: int(stats[name]) for name in counts}
+        facts |= {f"latest {name}": stats[name] for name in ("window", "ess", "weight_mean", "weight_cv")}
+        return _records(store, facts, data, id, by, top)
+
+
+def _shared(
+    url: str, name: str, data: str | PathLike[str] | None, id: str | None, by: str | None, top: int
+) -> Inspection:
+    with SharedStore(url, name=name) as store:
+        store.catch_up(_PATIENCE)
+        facts = {"samples": 0, "visits": 0, "scored": 0, "nonfinite": 0}
+        for _, fields in store.chunks():
+            facts["samples"] += fields["visits"].size
+            facts["visits"] += int(fields["visits"].sum())
+            facts["scored"] += int(np.count_nonzero(~np.isnan(fields["similarity"])))
+            facts["nonfinite"] += int(fields["nonfinite"].sum())
+        if not facts["samples"]:
+            raise SourceError(
+                f"There is no shared store {name!r} at {store.url}, or nothing is in it.",
+                found="no sample",
+                expected="what trainers or scorers have sent",
+                do="name another one with --name",
+            )
+        return _records(store, facts, data, id, by, top)
+
+
+def _records(
+    store: WeightStore,
+    facts: dict[str, Any],
+    data: str | PathLike[str] | None,
+    id: str | None,
+    by: str | None,
+    top: int,
+) -> Inspection:
+    found = Inspection("store", facts)
+    summaries = {name: Summary() for name in FIELDS}
+    extremes = {name: Extremes(top) for name in FIELDS}
+    for ids, fields in store.chunks():
+        for name in FIELDS:
+            values = fields[name].astype(np.float64)
+            summaries[name].add(values)
+            extremes[name].add(ids, values)
     found.distributions = {name: summary for name, summary in summaries.items() if summary.count}
     if by is not None and by not in found.distributions:
         raise SourceError(

@@ -102,7 +102,8 @@ def open_mds(folder: Path, **options: Any) -> Any:
 
     Raises:
         MissingExtraError: if the package ``mosaicml-streaming`` is not installed.
-        SourceError: if another process opens the same folder at this moment.
+        SourceError: if another process opens the same folder at this moment, or the index is damaged, or would have
+            columns unpickled.
     """
     try:
         from streaming import StreamingDataset
@@ -116,4 +117,11 @@ def open_mds(folder: Path, **options: Any) -> Any:
             found=f"{error}",
             expected="one after the other",
             do="start this one again",
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:  # also for columns of pickles, which are not allowed here
+        raise SourceError(
+            f"Cannot open the MosaicML shards in {folder}.",
+            found=f"{type(error).__name__}: {error}",
+            expected=f"an {INDEX} as MDSWriter writes it, without columns that are unpickled (encoding 'pkl')",
+            do="write the shards again, with columns that are data: str, int, json, ndarray …",
         ) from error

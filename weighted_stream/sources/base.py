@@ -10,6 +10,7 @@ from typing import Any
 from torch.utils.data import Dataset, IterableDataset
 
 from weighted_stream.errors import SourceError
+from weighted_stream.sources.bad_shards import Policy
 from weighted_stream.sources.parts import Part
 
 
@@ -119,6 +120,20 @@ class Source(ABC):
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the dataset which epoch begins; workers must see it too. Default: nothing to tell."""
+
+    def set_policy(self, policy: Policy) -> None:
+        """What its readers do with a bad shard. Default: there are no shards that could be left out.
+
+        Raises:
+            SourceError: if they cannot do it.
+        """
+        if policy.skips:
+            raise SourceError(
+                f"Nobody can leave a bad shard of this {type(self.dataset).__name__} out.",
+                found="on_bad_shard that skips, and a dataset that reads its files itself",
+                expected="MosaicML shards, a WebDataset or a ParquetDataset",
+                do='on_bad_shard="raise"; or pass over bad samples in the dataset',
+            )
 
     def check(self) -> None:
         """Look, before an epoch begins, whether what it will read is there, as far as that is cheap. Default: nothing.

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from weighted_stream.errors import SourceError
 from weighted_stream.sources.base import Fingerprint, Source
+from weighted_stream.sources.huggingface_files import check_files, files_of, samples_of
 from weighted_stream.sources.huggingface_parts import huggingface_parts
 from weighted_stream.sources.ids import key_id
 from weighted_stream.sources.iterable import TaggedIterable, tag
@@ -50,7 +51,7 @@ class HuggingFaceSource(Source):
 
     def __init__(self, data: Any, id_fn: IdFn | None = None) -> None:
         self._base, rows = resolve_subset(data)
-        self._id_fn, self._rows = id_fn, rows
+        self._id_fn, self._rows, self._looked = id_fn, rows, False
         self._dataset: MapDataset | TaggedIterable
         kind = _kind(self._base)
         if kind in ("DatasetDict", "IterableDatasetDict"):
@@ -64,7 +65,7 @@ class HuggingFaceSource(Source):
         if kind == "IterableDataset":
             if id_fn is None:
                 raise no_key("datasets.IterableDataset")
-            self._dataset = tag(data, id_fn)
+            self._dataset = tag(data, id_fn, samples_of)
         else:
             if not len(data):
                 raise empty(data)
@@ -100,6 +101,16 @@ class HuggingFaceSource(Source):
         if isinstance(self._dataset, TaggedIterable):
             return super().parts()
         return huggingface_parts(self._dataset, self._base, self._rows, shuffle_seed)
+
+    def check(self) -> None:
+        """Look once at the local files of an `IterableDataset`; those listed twice, empty or copied are warned of.
+
+        Raises:
+            SourceError: naming one that is not there.
+        """
+        if isinstance(self._dataset, TaggedIterable) and not self._looked:
+            self._looked = True
+            check_files(files_of(self._base))
 
     def set_epoch(self, epoch: int) -> None:
         """Forwarded to an `IterableDataset`, whose running workers see it too."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -40,13 +40,14 @@ class TaggedIterable(Forwarding, IterableDataset[tuple[int, Any]]):
     Args:
         data: the user's dataset.
         id_fn: sample -> int or str.
+        read: gives the samples of the dataset.
     """
 
-    def __init__(self, data: Any, id_fn: IdFn) -> None:
-        self._wrapped, self._id_fn = data, id_fn
+    def __init__(self, data: Any, id_fn: IdFn, read: Callable[[Any], Iterator[Any]] = iter) -> None:
+        self._wrapped, self._id_fn, self._read = data, id_fn, read
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        samples = iter(self._wrapped)
+        samples = self._read(self._wrapped)
         if is_stateful(samples):
             return _StatefulIterator(samples, self._id_fn)
         return ((identify(self._id_fn, sample, i), sample) for i, sample in enumerate(samples))
@@ -59,9 +60,9 @@ class _StatefulTaggedIterable(Stateful, TaggedIterable):
     pass
 
 
-def tag(data: Any, id_fn: IdFn) -> TaggedIterable:
+def tag(data: Any, id_fn: IdFn, read: Callable[[Any], Iterator[Any]] = iter) -> TaggedIterable:
     """``data`` with ids, and with a state if it has one."""
-    return (_StatefulTaggedIterable if is_stateful(data) else TaggedIterable)(data, id_fn)
+    return (_StatefulTaggedIterable if is_stateful(data) else TaggedIterable)(data, id_fn, read)
 
 
 class IterableSource(Source):

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import weakref
-from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset
 
-from weighted_stream.errors import SampleIdError, SourceError
+from weighted_stream.errors import SourceError
+from weighted_stream.sources.bad_shards import Policy, warn_of_repeats
 from weighted_stream.sources.base import Fingerprint, Source
-from weighted_stream.sources.ids import ROW_BITS, shard_base
-from weighted_stream.sources.keys import IdFn, by, identify
-from weighted_stream.sources.mds_checks import check_local, resumes
+from weighted_stream.sources.keys import IdFn, by
+from weighted_stream.sources.mds_checks import check_columns, check_local, resumes
 from weighted_stream.sources.mds_copies import copy_of, leave_to_owner, unconnected
 from weighted_stream.sources.mds_parts import mds_parts
+from weighted_stream.sources.mds_reading import Reader, plain, row_ids, share
+from weighted_stream.sources.mds_safety import refuse_unsafe
 from weighted_stream.sources.mds_shards import folders, remove_folders
 from weighted_stream.sources.parts import Part
 from weighted_stream.sources.shard_names import depth_needed, location, tail
@@ -43,7 +44,8 @@ class MDSSource(Source):
         id_fn: sample -> int or str, used instead.
 
     Raises:
-        SourceError: if two different shards get one name, or a subclass has an ``__iter__`` of its own.
+        SourceError: if two different shards get one name, a subclass has an ``__iter__`` of its own, or the index would
+            have columns unpickled (see ``allow_unsafe_types``) or files written elsewhere.
 
     Example:
         >>> MDSSource.matches(["not a StreamingDataset"])
@@ -51,6 +53,7 @@ class MDSSource(Source):
     """
 
     def __init__(self, data: Any, id_fn: IdFn | None = None) -> None:
+        refuse_unsafe(data)
         _refuse_own_iter(data)
         shards = _shard_keys(data)
         columns = {str(name) for shard in data.shards for name in _columns(shard)}
@@ -59,15 +62,16 @@ class MDSSource(Source):
         )
         self._shards, self._id_fn = shards, id_fn
         self._epoch = 0
+        self._listed = False
         # How far the dataset's epochs are ahead of ours. Shared with copies in other processes.
         self._ahead: Any = torch.full((), data.next_epoch, dtype=torch.int64, device="cpu")
-        _share(self._ahead)
+        share(self._ahead)
         self._sweep: weakref.finalize[[list[str], int], MDSSource] | None = None
         self._original = data  # kept: on its deletion it would give up the local directory that the copy reads
         self._dataset: IterableDataset[Any] = copy_of(data)
         # StreamingDataset.__iter__ maps ``self.__getitem__``, so this attribute sees the position of each
         # sample.
-        vars(self._dataset)["__getitem__"] = _GetItem(self._dataset, *_row_ids(shards), id_fn)
+        self._reader = Reader(self._dataset, shards, *row_ids(shards), id_fn).put()
 
     @staticmethod
     def matches(data: Any) -> bool:
@@ -99,13 +103,26 @@ class MDSSource(Source):
             dataset.next_epoch = epoch
         self._ahead.fill_(dataset.next_epoch - epoch)
 
+    def set_policy(self, policy: Policy) -> None:
+        """What readers do with a bad shard."""
+        self._reader.policy = policy
+        self._reader.put()
+
     def check(self) -> None:
-        """Every shard that no remote could bring must be there, as long as its index says.
+        """Every shard that no remote could bring must be there, as long as its index says, unless bad ones are skipped.
+
+        Shards that are listed twice, or have other columns than the rest, are named in a warning.
 
         Raises:
             SourceError: naming those that are not.
         """
-        check_local(self._dataset)
+        if not self._reader.policy.skips:
+            check_local(self._dataset)
+        self._reader.forget()
+        if not self._listed:
+            self._listed = True
+            warn_of_repeats([name for name, _ in self._shards], "this dataset (index.json, or its streams)")
+            check_columns(self._dataset, [name for name, _ in self._shards])
 
     def least(self) -> int | None:
         """The dataset's length; None if it begins within an epoch by its own state, or leaves samples out."""
@@ -124,8 +141,7 @@ class MDSSource(Source):
 
         A part has the rows that this rank reads in the epoch. ``shuffle_seed`` has no meaning here.
         """
-        reading = copy_of(self._dataset)
-        del vars(reading)["__getitem__"]
+        reading = plain(copy_of(self._dataset))
         return mds_parts(reading, [key for key, _ in self._shards], self._id_fn, self._epoch + int(self._ahead))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,51 +149,13 @@ class MDSSource(Source):
         if self._original is not None and self._sweep is None:
             self._sweep = weakref.finalize(self, remove_folders, folders(self._dataset), os.getpid())
         dataset = copy_of(self._dataset)
-        vars(dataset)["__getitem__"] = vars(dataset)["__getitem__"].of(dataset)
+        reader = self._reader.of(dataset)
         dataset.streams = [unconnected(stream) for stream in dataset.streams]
-        return {**self.__dict__, "_original": None, "_sweep": None, "_dataset": dataset}
+        return {**self.__dict__, "_original": None, "_sweep": None, "_dataset": dataset, "_reader": reader}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         leave_to_owner(self._dataset)
-
-
-class _GetItem:
-    """What the copied dataset calls for each position it delivers: ``(id, sample)`` of it.
-
-    Args:
-        dataset: the copy.
-        starts: position of the first row of each block of 2**20 rows of a shard, ascending.
-        bases: id of that row.
-        id_fn: makes the id of a sample, or None for its row.
-    """
-
-    def __init__(self, dataset: Any, starts: list[int], bases: list[int], id_fn: IdFn | None) -> None:
-        self._dataset, self._starts, self._bases, self._id_fn = dataset, starts, bases, id_fn
-        self._inside = False
-
-    def of(self, dataset: Any) -> _GetItem:
-        """The same for another copy of the dataset."""
-        return _GetItem(dataset, self._starts, self._bases, self._id_fn)
-
-    def __call__(self, position: Any) -> Any:
-        get = type(self._dataset).__getitem__
-        if self._inside:  # the user's __getitem__ calls self.__getitem__, say for a sample in place of a bad one
-            return get(self._dataset, position)
-        self._inside = True
-        try:
-            sample = get(self._dataset, position)
-        finally:
-            self._inside = False
-        if self._id_fn is not None:
-            return identify(self._id_fn, sample, int(position)), sample
-        row = int(position)
-        block = bisect_right(self._starts, row) - 1
-        return self._bases[block] + row - self._starts[block], sample
-
-
-def _share(number: Any) -> None:
-    number.share_memory_()
 
 
 def _refuse_own_iter(data: Any) -> None:
@@ -215,33 +193,6 @@ def _shard_keys(data: Any) -> list[tuple[str, int]]:
             )
         keys.append((key, rows))
     return keys
-
-
-def _row_ids(shards: list[tuple[str, int]]) -> tuple[list[int], list[int]]:
-    """Position and id of the first row of each block of each shard.
-
-    Raises:
-        SampleIdError: if the hashes of two blocks meet.
-    """
-    starts: list[int] = []
-    bases: list[int] = []
-    known: dict[int, tuple[str, int]] = {}
-    start = 0
-    for key, rows in shards:
-        for block in range(-(-rows // (1 << ROW_BITS))):
-            base = shard_base(key, block)
-            other = known.setdefault(base, (key, block))
-            if other != (key, block):
-                raise SampleIdError(
-                    "The ids of two shards meet.",
-                    found=f"the same hash for {other[0]!r} and {key!r}",
-                    expected="different ids",
-                    do="rename one of the shards (in its index.json too), or pass id_fn=",
-                )
-            starts.append(start + (block << ROW_BITS))
-            bases.append(base)
-        start += rows
-    return starts, bases
 
 
 def _columns(shard: Any) -> Any:

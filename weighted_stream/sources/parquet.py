@@ -10,6 +10,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from weighted_stream.errors import SourceError
+from weighted_stream.sources.bad_shards import Policy
 from weighted_stream.sources.base import Fingerprint, Source
 from weighted_stream.sources.ids import ROW_BITS, shard_base, shard_ranges
 from weighted_stream.sources.keys import IdFn, by, identify
@@ -102,6 +103,10 @@ class ParquetSource(Source):
         self._epoch = epoch
         if self._parent_replica is None:
             self._data.set_epoch(epoch)
+
+    def set_policy(self, policy: Policy) -> None:
+        """What readers do with a row group that cannot be read: the others of its file are read."""
+        self._data.policy = policy
 
     def least(self) -> int:
         """The rows of this rank."""

@@ -10,12 +10,15 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from weighted_stream.errors import SampleIdError, SourceError
+from weighted_stream.sources.bad_shards import Policy
 from weighted_stream.sources.ids import key_id, named, named_id
 from weighted_stream.sources.keys import IdFn, identify
 from weighted_stream.sources.shard_names import is_local, location, shard_name
 from weighted_stream.sources.tracking import Invoke, Tagged, follow, is_batched, stage_name
+from weighted_stream.sources.webdataset_reading import READS, Fields, TarReading
 
 _GROUP = {"webdataset.tariterators.group_by_keys", "webdataset.tariterators.tarfile_samples"}
+_COMPLAINS = "webdataset.compat.check_empty"
 _END = object()
 _TOGETHER = 16
 _name = lru_cache(maxsize=4096)(shard_name)
@@ -35,6 +38,7 @@ class TaggedStages(IterableDataset[Any]):
     def __init__(self, stages: list[Any], invoke: Invoke, depth: int, id_fn: IdFn | None, tagged: bool) -> None:
         self._stages, self._invoke, self._depth = stages, invoke, depth
         self._id_fn, self._tagged = id_fn, tagged
+        self.policy, self.lenient = Policy(), False
 
     def __iter__(self) -> Tagged:
         if self._id_fn is not None:
@@ -47,19 +51,24 @@ class TaggedStages(IterableDataset[Any]):
     def _by_function(self, id_fn: IdFn) -> Tagged:
         stages, invoke = self._stages, self._invoke
         batched = next((n for n, stage in enumerate(stages) if is_batched(stage)), len(stages))
-        stream = invoke(stages[0])
+        stream, tars = iter(invoke(stages[0])), TarReading(self.policy, self.lenient)
         for stage in stages[1:batched]:
-            stream = invoke(stage, stream)
+            stream = tars.run(invoke, stage, stream) if stage_name(stage) in READS else iter(invoke(stage, stream))
         tagged = ((_ids(id_fn, sample, n), sample) for n, sample in enumerate(stream))
         return follow(tagged, stages[batched:], invoke)
 
     def _by_key(self) -> Tagged:
         stream: Iterator[Any] = iter(())
+        tars = TarReading(self.policy, self.lenient)
         for place, stage in enumerate(self._stages):
-            stream = iter(self._invoke(stage, stream) if place else self._invoke(stage))
+            if place and stage_name(stage) in READS:
+                stream = tars.run(self._invoke, stage, stream)
+            else:
+                stream = iter(self._invoke(stage, stream) if place else self._invoke(stage))
             later = self._stages[place + 1 :]
             first = next(stream, _END)
             if first is _END:  # a worker without shards; a later stage may want to complain
+                later = [stage for stage in later if not (tars.broken and stage_name(stage) == _COMPLAINS)]
                 return follow(iter(()), later, self._invoke)
             stream = chain([first], stream)
             if _has_key(first):
@@ -77,6 +86,7 @@ class TaggedStages(IterableDataset[Any]):
         url, name, first, prefix = "", "", "", ""
         keys: set[str] = set()
         known: dict[str, str] = {}
+        fields, expected = Fields(), None
         for samples in _together(stream):
             names: list[str] = []
             for sample in samples:
@@ -94,6 +104,8 @@ class TaggedStages(IterableDataset[Any]):
                     if key in keys:
                         raise _same_key(key, url)
                     keys.add(key)
+                    if sample.keys() != expected:
+                        expected = fields.look(sample, url)
                 names.append(prefix + named(key))
             yield from zip(map(named_id, names), samples, strict=True)
 

@@ -33,7 +33,7 @@ _SAMPLE_BY_SAMPLE = {
         *("associate", "decode", "extract_keys", "info", "log_keys", "map", "map_dict", "map_tuple"),
         *("rename", "rename_keys", "select", "to_tuple", "xdecode"),
     )
-}
+} | {"weighted_stream.sources.webdataset_pickles.RefusePickles"}
 _MOVES = {
     *("webdataset.filters._shuffle", "webdataset.filters.detshuffle", "webdataset.filters._rsample"),
     *("webdataset.filters.Cached", "webdataset.compat.check_empty", "itertools.islice"),

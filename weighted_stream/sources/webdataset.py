@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from weighted_stream.errors import SourceError
+from weighted_stream.sources.bad_shards import Policy, warn_of_repeats
 from weighted_stream.sources.base import Fingerprint, Source
 from weighted_stream.sources.keys import IdFn, by
 from weighted_stream.sources.parts import Part
@@ -19,6 +20,7 @@ from weighted_stream.sources.tagging import TaggedStages, refuse_one_location
 from weighted_stream.sources.tracking import stage_name
 from weighted_stream.sources.webdataset_checks import check_tars, goes_on
 from weighted_stream.sources.webdataset_parts import node, only_reading, webdataset_parts
+from weighted_stream.sources.webdataset_prepared import prepared
 
 _COUNT_EPOCHS = {"webdataset.filters.detshuffle", "webdataset.shardlists.ResampledShards"}
 
@@ -59,7 +61,10 @@ class WebDatasetSource(Source):
     """
 
     def __init__(self, data: Any, id_fn: IdFn | None = None) -> None:
-        self._urls = list(dict.fromkeys(_urls(data)))
+        data = prepared(data)
+        self._listed = list(_urls(data))
+        self._urls = list(dict.fromkeys(self._listed))
+        self._policy = Policy()
         refuse_one_location(self._urls)
         self._depth = depth_needed(where for where in map(location, self._urls) if is_local(where))
         self._id_fn = id_fn
@@ -133,13 +138,25 @@ class WebDatasetSource(Source):
         for stage in self._counting:
             stage.epoch = max(stage.epoch, epoch - 1)
 
+    def set_policy(self, policy: Policy) -> None:
+        """What readers do with a bad shard; a handler of the pipeline's own comes first."""
+        self._policy = policy
+        for tagged in _tagged(self._dataset):
+            tagged.policy, tagged.lenient = policy, self._lenient
+
     def check(self) -> None:
         """Local tar files must have their end; a warning where the pipeline has a handler that goes on behind errors.
+
+        Where bad shards are skipped, whoever comes to one finds it. Shards that are listed twice are warned of.
 
         Raises:
             SourceError: naming those that have none.
         """
-        check_tars(self._urls, self._lenient)
+        if not self._policy.skips:
+            check_tars(self._urls, self._lenient)
+        if self._listed:
+            warn_of_repeats([location(url) for url in self._listed], "this WebDataset")
+            self._listed = []
 
     def rewind(self, epoch: int) -> None:
         """Begin at this epoch, also if the stages have counted past it."""
@@ -165,6 +182,15 @@ def _with_ids(data: Any, depth: int, id_fn: IdFn | None, counting: list[Any]) ->
     else:
         result = TaggedStages([data], iter, depth, id_fn, tagged=False)
     return result  # type: ignore[no-any-return]
+
+
+def _tagged(dataset: Any) -> Iterator[TaggedStages]:
+    """Where a pipeline with ids, or a mix, reads its stages."""
+    if isinstance(dataset, TaggedStages):
+        yield dataset
+        yield from (inner for stage in dataset._stages for inner in _tagged(stage))
+    for part in [*getattr(dataset, "datasets", []), *getattr(dataset, "pipeline", [])]:
+        yield from _tagged(part)
 
 
 def _own(stage: Any) -> Any:

@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from weighted_stream.errors import SourceError
 from weighted_stream.sources.tracking import Invoke, Tagged, as_list, follow
+from weighted_stream.sources.webdataset_pickles import trusts_pickles
+from weighted_stream.sources.webdataset_prepared import prepared_stages
 
 
 def torch_loader_of(data: Any) -> DataLoader[Any] | None:
@@ -39,7 +41,8 @@ def follow_webloader(data: Any, loader: Iterable[tuple[Any, Any]]) -> Any:
         A WebLoader that yields ``(list of ids, batch)``; behind ``unbatched``, ``([id], sample)``.
 
     Raises:
-        SourceError: if ``data`` is no WebLoader; while iterating, for a stage that loses track of samples.
+        SourceError: if ``data`` is no WebLoader, or a stage could do nothing but unpickle; while iterating, for a
+            stage that loses track of samples, or a member that would be unpickled.
     """
     if torch_loader_of(data) is None:
         raise SourceError(
@@ -50,7 +53,8 @@ def follow_webloader(data: Any, loader: Iterable[tuple[Any, Any]]) -> Any:
         )
     runner, result = copy(data), copy(data)
     runner.pipeline = []
-    result.pipeline = [_Followed(loader, data.pipeline[1:], runner.invoke)]
+    stages = prepared_stages(data.pipeline[1:], trusts_pickles(data))
+    result.pipeline = [_Followed(loader, stages, runner.invoke)]
     return result
 
 

@@ -74,7 +74,7 @@ class DenseRegion:
         for begin, end in self._file.extents(self.capacity * RECORD_BYTES):
             for first in range(begin // RECORD_BYTES, end // RECORD_BYTES, PIECE):
                 words = words_of(self.records[first : min(first + PIECE, end // RECORD_BYTES)])
-                found = np.flatnonzero(words[:, MARKS])
+                found = np.flatnonzero(words[:, MARKS] != 0)  # a copy: another thread may write
                 if found.size:
                     yield found + first
 

@@ -117,7 +117,7 @@ class HashedRegion:
     def _touched(self) -> Iterator[tuple[Ids, Records]]:
         keys, records = self._table
         for first in range(0, keys.size, PIECE):
-            slots = np.flatnonzero(keys[first : first + PIECE]) + first
+            slots = np.flatnonzero(keys[first : first + PIECE] != 0) + first  # a copy: another thread may write
             found = records.take(slots)
             marked = words_of(found)[:, MARKS] != 0
             if marked.any():

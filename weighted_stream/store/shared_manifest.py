@@ -37,16 +37,17 @@ class ServerManifest:
         self._raw = b""
 
     def check(self) -> None:
-        """Check that there is one of this version; make one if there is none.
+        """Check that it is of this version, if there is one.
 
         Raises:
             StoreMismatchError: if it is of another version.
             StoreError: if it is damaged.
             Unreachable: if the server cannot be asked.
         """
-        self._patiently(self._begin)
         value = self.read_manifest()
-        manifest.check(self)
+        if value is None:
+            return
+        self._patiently(lambda: manifest.check(self))
         if value.get("shared") != LAYOUT:
             raise StoreMismatchError(
                 "This shared store has another layout.",
@@ -62,7 +63,7 @@ class ServerManifest:
             StoreMismatchError: if it holds another one.
             Unreachable: if the server cannot be asked.
         """
-        self._patiently(lambda: manifest.bind(self, fingerprint, write=True))
+        self._patiently(lambda: manifest.bind(self, fingerprint, write=True), begin=True)
 
     def bind_scores(self, identity: Identity) -> None:
         """Check that these scores may stand beside those there are, and remember whose they are.
@@ -71,7 +72,7 @@ class ServerManifest:
             StoreMismatchError: if the store holds other scores.
             Unreachable: if the server cannot be asked.
         """
-        self._patiently(lambda: manifest.bind_scores(self, identity, scored=self._scored()))
+        self._patiently(lambda: manifest.bind_scores(self, identity, scored=self._scored()), begin=True)
 
     def check_scores(self, identity: Identity) -> None:
         """The same check; nothing is remembered."""
@@ -79,7 +80,8 @@ class ServerManifest:
         def check() -> None:
             manifest.check_scores(self, identity, scored=self._scored())
 
-        self._patiently(check)
+        if self.read_manifest() is not None:
+            self._patiently(check)
 
     def agree(self, scores: Any) -> Any:
         """Whose the scores on the server are, after telling it whose ours are, where it does not know.
@@ -101,7 +103,7 @@ class ServerManifest:
                 manifest.put_scores(self, scores)
                 known = scores
 
-        self._patiently(agree)
+        self._patiently(agree, begin=True)
         if scores is not None and _who(known) != _who(scores):
             raise StoreMismatchError(
                 "The shared store holds other scores than this one.",
@@ -149,18 +151,24 @@ class ServerManifest:
         """There are no files on a server."""
         return []
 
-    def _begin(self) -> None:
-        if self.read_manifest() is None:
-            manifest.begin(self)
+    def begin(self) -> None:
+        """See to it that there is one.
+
+        Raises:
+            Unreachable: if the server cannot be asked.
+        """
+        self._patiently(lambda: None, begin=True)
 
     def _scored(self) -> int:
         (scored,) = self._server.exchange([("HGET", self._key, "scored")])
         return int(scored) if isinstance(scored, bytes) and scored.isdigit() else 0
 
-    def _patiently(self, work: Callable[[], None]) -> None:
-        """Read, check and write until nobody else has written in between."""
+    def _patiently(self, work: Callable[[], None], *, begin: bool = False) -> None:
+        """Read, check and write until nobody else has written in between; with ``begin`` make one if there is none."""
         for _ in range(_TURNS):
             try:
+                if begin and self.read_manifest() is None:
+                    manifest.begin(self)
                 return work()
             except _Meanwhile:
                 continue

@@ -87,10 +87,7 @@ class News:
         read = self._read
         assert read is not None
         first = f"{read.number}-0" if read.number else "-"
-        changes, last = self._server.exchange(
-            [("XRANGE", self._keys.changes, first, "+", "COUNT", _ENTRIES), self._session.look()]
-        )
-        self._session.check(last)
+        (changes,) = self._server.exchange([("XRANGE", self._keys.changes, first, "+", "COUNT", _ENTRIES)])
         entries = [_entry(change) for change in changes]
         if read.number:
             # Without it, what came in between is lost: to the bound of the stream, or with the server.
@@ -103,7 +100,7 @@ class News:
             return True
         if not entries:
             return False
-        mine = self._session.mine
+        mine = self._session.sessions
         changed = [ids for _, session, ids in entries if session not in mine]
         if any(ids is None for ids in changed):
             self.anew()  # whose contributions count has changed

@@ -57,10 +57,13 @@ class Outbox:
             self._waiting, self._rest, self._passed = _NOBODY, self._everything(), 0
 
     def __len__(self) -> int:
-        """About how many samples are still to be sent: those that changed twice may count twice."""
+        """How many samples are still to be sent, at most: those that changed again meanwhile may count twice."""
         with self._lock:
-            rest = 0 if self._rest is None and not self._overflow else max(1, self._size() - self._passed)
-            return self._count + self._waiting.size + self._flying + rest
+            known = self._count + self._waiting.size + self._flying
+            if self._rest is None and not self._overflow:
+                return known
+            size = self._size()
+            return max(1, min(size, known + size - self._passed))
 
     @property
     def all_passed(self) -> bool:

@@ -113,11 +113,11 @@ def sound(words: Words) -> bool:
 def joined(some: Words, others: Words) -> Words:
     """What two parties, who have seen different things of the same samples, know together.
 
-    Visits and losses that were not finite add up. The average loss is that of both, weighted by visits. Last loss and
-    weight are those of the party that has a last loss, of both the one with the later step, at the same step the one
-    with the larger loss; the last step is the later one. Similarity and group are those of ``some``, where it has any.
-    In whatever order more than two parties come together, the outcome is the same (the average but for rounding; scores
-    of one store are of one kind).
+    Visits and losses that were not finite add up. The average loss is that of both, weighted by visits. Last loss,
+    weight and last step, as they stand together, are those of the party that has a last loss; of both, the one with the
+    later step, at the same step the one with the larger loss. Similarity and group are those of ``some``, where it has
+    any. In whatever order more than two parties come together, the outcome is the same (the average but for rounding;
+    scores of one store are of one kind).
 
     Args:
         some, others: words (n, 8).
@@ -139,7 +139,6 @@ def joined(some: Words, others: Words) -> Words:
     visits = np.minimum(visits_a + visits_b, _MOST_VISITS)
     step_a, step_b = a[:, LAST_STEP].view(np.int32), b[:, LAST_STEP].view(np.int32)
     both = np.where(_counts(of_b, of_a, step_b, step_a)[:, None], b, a)
-    both[:, LAST_STEP] = np.maximum(step_a, step_b).view(np.uint32)
     loss = _known(of_a[:, LOSS]) * visits_a + _known(of_b[:, LOSS]) * visits_b
     mean = np.full(len(a), np.nan, np.float64)
     np.divide(loss, visits_a + visits_b, out=mean, where=visits > 0)

@@ -50,7 +50,7 @@ class Server:
         self._timeout = timeout
         self._connection: Any = None
         self._digests: dict[str, Any] = {}
-        self._refusal, self._failure = exceptions.ResponseError, exceptions.RedisError
+        self._refusal = exceptions.ResponseError
         self._denials = (exceptions.AuthenticationError, exceptions.NoPermissionError)
         if not address.port:
             self._kind = _bounded(connection.UnixDomainSocketConnection)
@@ -93,7 +93,7 @@ class Server:
                 protocol=2,  # 3 would send the password along with a command that old servers repeat in their error
             )
             self._connection.connect()
-        except (self._failure, OSError) as error:
+        except Exception as error:  # what the client library makes of a stranger's answer may be anything
             self._fail(error)
         digests = self.exchange([("SCRIPT", "LOAD", text) for text in SCRIPTS.values()])
         self._digests = dict(zip(SCRIPTS, digests, strict=True))
@@ -124,7 +124,7 @@ class Server:
                     replies.append(line.read_response(disable_decoding=True))
                 except self._refusal as error:
                     refused = refused or error
-        except (self._failure, OSError) as error:
+        except Exception as error:
             self._fail(error)
         except BaseException:
             self.close()  # half an exchange: what comes now would be taken for other replies

@@ -96,6 +96,20 @@ class Session:
         else:
             self._begin()
 
+    def learn_of_itself(self) -> None:
+        """Nothing is to be sent yet, but what an earlier process of this writer has sent is no news.
+
+        Raises:
+            Unreachable: if the server cannot be asked.
+        """
+        (before,) = self._server.exchange([("HGET", self._keys.writers, self._own.writer)])
+        self._is_mine(before)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the server has been told of this session."""
+        return bool(self._me)
+
     def push(self) -> bool:
         """Send a bounded part of what is to be sent.
 
@@ -128,12 +142,18 @@ class Session:
         self._end(pieces, replies, token)
         return True
 
-    def look(self) -> Command:
-        """The command whose reply `check` understands."""
-        return ("HGET", self._keys.last, self._me)
+    @property
+    def sessions(self) -> list[bytes]:
+        """Those of `mine`, one by one."""
+        return _each(self.mine)
 
-    def check(self, last: object) -> None:
-        """See whether the server has all that was sent."""
+    def look(self) -> None:
+        """See whether the server still has all that was sent.
+
+        Raises:
+            Unreachable: if the server cannot be asked.
+        """
+        (last,) = self._server.exchange([("HGET", self._keys.last, self._me)])
         self.astray |= last != self._token
 
     @property
@@ -173,17 +193,18 @@ class Session:
         me, token = os.urandom(SESSION_BYTES), os.urandom(SESSION_BYTES)
         keys = (self._keys.writers, self._keys.last, self._keys.hidden)
         (before,) = self._server.exchange([self._server.script("claim", keys, self._own.writer, me, token)])
-        if isinstance(before, bytes) and len(before) == SESSION_BYTES and before != me:
-            self.mine += b"" if before in _each(self.mine) else before
-            self._takes_over = True
-        else:
-            self._takes_over = False
+        self._takes_over = before is not None and before != me
+        self._is_mine(before)
+        self._is_mine(me)
         self._me, self._token = me, token
-        self.mine += me
         self.outbox.forget()
         self.outbox.sent(token, _NONE)
         self.outbox.landed()
         self.outbox.add_all()
+
+    def _is_mine(self, session: object) -> None:
+        if isinstance(session, bytes) and len(session) == SESSION_BYTES and session not in _each(self.mine):
+            self.mine += session
 
     def _take_over(self) -> None:
         keys = [getattr(self._keys, name) for name in ("writers", "last", "hidden", "meta", "changes")]

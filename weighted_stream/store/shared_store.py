@@ -14,7 +14,7 @@ import numpy as np
 
 from weighted_stream.errors import StoreError
 from weighted_stream.sample_ids import MAX_ID
-from weighted_stream.store import inputs
+from weighted_stream.store import inputs, manifest
 from weighted_stream.store.dense import PIECE
 from weighted_stream.store.manifest import Fingerprint, Identity
 from weighted_stream.store.pieces import even
@@ -38,9 +38,9 @@ class SharedStore(WeightStore):
     about ``every`` seconds.
 
     What several trainers know of one sample comes together like this, whatever the order: ``visits`` and ``nonfinite``
-    add up; ``loss`` is the mean of their averages, weighted by visits; ``last_loss`` and ``weight`` are those of the
-    trainer with the largest ``last_step`` (at the same step, of the larger loss), among those with a loss at all;
-    ``last_step`` is the largest; ``similarity`` is the one score there is, as all scores of a store are of one encoder,
+    add up; ``loss`` is the mean of their averages, weighted by visits; ``last_loss``, ``weight`` and ``last_step``
+    are those of the trainer with the largest ``last_step`` (at the same step, of the larger loss), among those with a
+    loss at all; ``similarity`` is the one score there is, as all scores of a store are of one encoder,
     target and method. The server keeps the contributions of each store apart, so nothing counts twice, however often it
     is sent. Steps are compared as they are: trainers that share samples should count alike. Groups are not shared.
     `get`, `ids`, `chunks` and `to_parquet` tell what all together know; ``len`` and the first figures of `stats` are of
@@ -139,17 +139,19 @@ class SharedStore(WeightStore):
             StoreMismatchError: if one of them holds another dataset. Of a server that is not there now, it is said
                 when it comes, by a warning, and nothing is shared then.
         """
-        super().bind(fingerprint)
         sharing = self._shares()
         if sharing is not None:
+            manifest.bind(self._place, fingerprint, write=False)
             sharing.bind(fingerprint)
+        super().bind(fingerprint)
 
     def bind_scores(self, identity: Identity) -> None:
         """As `WeightStore.bind_scores`, here and on the server."""
-        super().bind_scores(identity)
         sharing = self._shares()
         if sharing is not None:
+            super().check_scores(identity)
             sharing.bind_scores(identity)
+        super().bind_scores(identity)
 
     def check_scores(self, identity: Identity) -> None:
         """As `WeightStore.check_scores`, here and on the server."""
@@ -242,6 +244,26 @@ class SharedStore(WeightStore):
         if sharing is not None:
             sharing.flush(self._flush_timeout)
             sharing.say()
+
+    def catch_up(self, timeout: float | None = None) -> None:
+        """Wait until what others have sent by now has come here, e.g. scores before training begins.
+
+        Args:
+            timeout: seconds; None: ``flush_timeout``.
+
+        Raises:
+            StoreError: if it has not come within that time, or this store does not follow others.
+        """
+        self._check_open()
+        sharing = self._shares()
+        if sharing is None or not sharing.follows:
+            raise StoreError(
+                "This store learns nothing of others.",
+                found="follow=False, or a rank that another one shares for",
+                expected="a SharedStore that follows",
+                do="SharedStore(url, follow=True)",
+            )
+        sharing.catch_up(self._flush_timeout if timeout is None else timeout)
 
     def close(self) -> None:
         """Flush, and let go of server and files. Closing twice is fine.

@@ -44,7 +44,7 @@ class Sharing:
         self._line = threading.RLock()  # whoever uses the server
         self._told = threading.Condition()
         self._wake = threading.Event()
-        self._asked = self._served = self._waiting = 0
+        self._asked = self._served = self._wanted = self._caught = self._waiting = 0
         self._restart = self._stop = False
         self._sends = False
         self._fingerprint: Fingerprint | None = None
@@ -58,6 +58,11 @@ class Sharing:
         """Which does it."""
         self.error: StoreError | None = None
         """What has put an end to sharing."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether it learns from others."""
+        return self._news is not None
 
     @property
     def others(self) -> Regions | None:
@@ -89,8 +94,9 @@ class Sharing:
         Raises:
             StoreMismatchError: if it is of another one.
         """
-        self._fingerprint = fingerprint
-        self._now(lambda: self._manifest.bind(fingerprint))
+        with self._line:
+            self._now(lambda: self._manifest.bind(fingerprint))
+            self._fingerprint = fingerprint
 
     def bind_scores(self, identity: Identity) -> None:
         """The same for scores, which are about to come.
@@ -98,8 +104,9 @@ class Sharing:
         Raises:
             StoreMismatchError: if the shared store holds other ones.
         """
-        self._identity = identity
-        self._now(lambda: self._manifest.bind_scores(identity))
+        with self._line:
+            self._now(lambda: self._manifest.bind_scores(identity))
+            self._identity = identity
 
     def check_scores(self, identity: Identity) -> None:
         """The same; nothing is remembered."""
@@ -131,7 +138,7 @@ class Sharing:
         with self._told:
             self._asked += 1
             asked = self._asked
-            self._sends = True
+            self._sends = self._sends or len(self._own) > 0
             self._waiting += 1
             self._wake.set()
             try:
@@ -141,6 +148,30 @@ class Sharing:
         if self._served >= asked or (self.error is None and self._acknowledged()):
             return
         raise self._unsent(timeout)
+
+    def catch_up(self, timeout: float) -> None:
+        """Wait until what others have sent by now has come.
+
+        Raises:
+            StoreError: if it has not within so many seconds, or sharing has ended.
+        """
+        with self._told:
+            self._wanted += 1
+            wanted = self._wanted
+            self._waiting += 1
+            self._wake.set()
+            try:
+                self._told.wait_for(lambda: self._caught >= wanted or self.error is not None or self._stop, timeout)
+            finally:
+                self._waiting -= 1
+        if self._caught < wanted:
+            raise self.error or StoreError(
+                f"What others have sent to {self._server.address} has not come yet.",
+                found=f"{self.stats()['shared_received']:,.0f} samples after {timeout:g} s"
+                + (f"; {self._failure}" if self._failures else ""),
+                expected="all of them",
+                do="allow more time, or go on with what is there",
+            )
 
     def close(self) -> None:
         """End the thread; what was not sent is not sent by this object any more."""
@@ -200,15 +231,19 @@ class Sharing:
     def _step(self) -> bool:
         """Do a bounded part of what is to do. Returns whether there is more."""
         with self._told:
-            asked = self._asked
+            asked, wanted = self._asked, self._wanted
         if not self._server.connected:
             self._connect()
-        elif self._restart or self._session.astray:
+        elif self._restart or self._session.astray or (self._sends and not self._session.begun):
             self._greet()
         # Not before there is something new: until then it may turn out that another rank does it.
         more = self._sends and self._session.push()
+        if self._sends and not more:
+            self._session.look()
         if self._news is not None:
             more |= self._news.pull()
+            if not more:
+                self._caught_up(wanted)
         if self._failures:
             self._failures = 0
         if self._acknowledged():
@@ -231,7 +266,11 @@ class Sharing:
         self._agreed = False
         if self._own.scored:
             self._agree()
-        self._session.find()
+        if self._sends:
+            self._manifest.begin()
+            self._session.find()
+        else:
+            self._session.learn_of_itself()
         self._restart = False
 
     def _agree(self) -> None:
@@ -296,6 +335,11 @@ class Sharing:
         self._to_say.append(f"Nothing is shared any more, training goes on with what is known here. {error}")
         self._server.close()
         with self._told:
+            self._told.notify_all()
+
+    def _caught_up(self, wanted: int) -> None:
+        with self._told:
+            self._caught = max(self._caught, wanted)
             self._told.notify_all()
 
     def _acknowledged(self) -> bool:

@@ -1,0 +1,533 @@
+"""WeightedTrainerMixin in Hugging Face's own trainers."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+pytest.importorskip("transformers")
+pytest.importorskip("datasets")
+
+import datasets
+import transformers
+from resuming import assert_same_store
+from transformers import Trainer, TrainingArguments
+
+from weighted_stream import (
+    InfoBatch,
+    LinUpper,
+    LossError,
+    MissingExtraError,
+    RhoLoss,
+    SourceError,
+    StateError,
+    Strategy,
+    StrategyError,
+    Uniform,
+    WeightedTrainerMixin,
+    WindowError,
+    label_losses,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+]
+
+SAMPLES, TOKENS, VOCABULARY = 88, 12, 64
+running = partial(LinUpper, window="running", memory=64)
+
+
+class WeightedTrainer(WeightedTrainerMixin, Trainer):
+    """What a user writes, and a diary of the ids of each optimizer step."""
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        if not hasattr(self, "diary"):
+            self.diary: list[list[list[int]]] = []
+        if batches:  # 4.57 asks again at the end of an epoch that was gone on with
+            self.diary.append([batch["sample_id"].tolist() for batch in batches])
+        return batches, items
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(0, VOCABULARY, (SAMPLES, TOKENS), generator=torch.Generator().manual_seed(1))
+
+
+def labels() -> torch.Tensor:
+    """Between 3 and 11 labelled tokens a sample."""
+    made = tokens()
+    for row in range(SAMPLES):
+        made[row, 4 + row % 9 :] = -100
+    return made
+
+
+def texts() -> Any:
+    return datasets.Dataset.from_dict(
+        {"input_ids": tokens().tolist(), "labels": labels().tolist(), "kind": ["text"] * SAMPLES}
+    )
+
+
+def language_model(dropout: float = 0.0) -> Any:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        n_layer=2,
+        n_embd=32,
+        n_head=2,
+        vocab_size=VOCABULARY,
+        n_positions=16,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def arguments(folder: Path, **more: Any) -> TrainingArguments:
+    return TrainingArguments(
+        **{
+            "output_dir": str(folder),
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 4,
+            "max_steps": 10,
+            "learning_rate": 0.2,
+            "lr_scheduler_type": "constant",
+            "optim": "sgd",
+            "max_grad_norm": 0.0,
+            "logging_steps": 1,
+            "logging_nan_inf_filter": False,
+            "save_strategy": "no",
+            "report_to": [],
+            "use_cpu": True,
+            "dataloader_pin_memory": False,
+            "disable_tqdm": True,
+            "seed": 3,
+            **more,
+        }
+    )
+
+
+def trainer(folder: Path, strategy: Strategy, *, model: Any = None, dataset: Any = None, **more: Any) -> Any:
+    ours = {name: more.pop(name) for name in ("store", "losses", "extra_forward", "data_collator") if name in more}
+    made = WeightedTrainer(
+        language_model() if model is None else model,
+        arguments(folder, **more),
+        train_dataset=texts() if dataset is None else dataset,
+        strategy=strategy,
+        **ours,
+    )
+    made.remove_callback(transformers.PrinterCallback)
+    return made
+
+
+def bare(folder: Path, model: Any = None, dataset: Any = None, **more: Any) -> Trainer:
+    made = Trainer(
+        language_model() if model is None else model,
+        arguments(folder, **more),
+        train_dataset=texts() if dataset is None else dataset,
+    )
+    made.remove_callback(transformers.PrinterCallback)
+    return made
+
+
+def logged(made: Any, name: str = "loss") -> list[float]:
+    return [entry[name] for entry in made.state.log_history if name in entry]
+
+
+def parameters(made: Any) -> torch.Tensor:
+    return nn.utils.parameters_to_vector(made.model.parameters()).detach()
+
+
+def plain(strategy: Strategy, diary: list[list[list[int]]], whole: bool = False) -> tuple[list[float], Any, Any]:
+    """The same training in a plain loop: the mean over labelled tokens, each times the weight of its sample."""
+    from weighted_stream import WeightedStream
+
+    stream, model = WeightedStream(list(range(SAMPLES)), strategy), language_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    x, y = tokens(), labels()
+    losses = []
+    for step in diary:
+        weight = stream.weight([number for part in step for number in part])
+        items = sum(int((y[part][:, COUNTED:] != -100).sum()) for part in step)
+
+        def each(part: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = model(x[part]).logits
+            token = F.cross_entropy(logits[:, :-1].transpose(1, 2), y[part][:, 1:], reduction="none")
+            counts = (y[part][:, 1:] != -100).sum(1)
+            return token.sum(1) / counts, counts
+
+        if whole:
+            with torch.no_grad():
+                weight.resolve(torch.cat([each(part)[0] for part in step]))
+        optimizer.zero_grad()
+        total, at = 0.0, 0
+        for part in step:
+            loss, counts = each(part)
+            loss = (loss * weight[at : at + len(part)] * counts).sum() / items
+            loss.backward()
+            total, at = total + float(loss.detach()), at + len(part)
+        optimizer.step()
+        losses.append(total)
+    return losses, nn.utils.parameters_to_vector(model.parameters()).detach(), stream
+
+
+COUNTED = 0
+"""The first label that this version of the Trainer counts, for a GPT2LMHeadModel."""
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_ten_steps_equal_the_plain_loop(tmp_path: Path, size: int) -> None:
+    made = trainer(tmp_path, running(), per_device_train_batch_size=size)
+    made.train()
+    losses, expected, stream = plain(running(), made.diary)
+    assert len(logged(made)) == 10
+    np.testing.assert_allclose(logged(made), losses, atol=1e-4)  # the Trainer rounds what it logs
+    torch.testing.assert_close(parameters(made), expected, atol=1e-5, rtol=0)
+    ids = np.arange(SAMPLES)
+    np.testing.assert_allclose(made.stream.store.get(ids)["weight"], stream.store.get(ids)["weight"], atol=1e-5)
+    np.testing.assert_allclose(made.stream.store.get(ids)["loss"], stream.store.get(ids)["loss"], atol=1e-5)
+    assert made.stream.stats()["step"] == 10
+
+
+@pytest.mark.parametrize("more", [{}, {"gradient_accumulation_steps": 1}, {"dataloader_num_workers": 2}])
+def test_uniform_weights_equal_training_without_us(tmp_path: Path, more: dict[str, Any]) -> None:
+    made, without = trainer(tmp_path, Uniform(), **more), bare(tmp_path, **more)
+    made.train()
+    without.train()
+    torch.testing.assert_close(parameters(made), parameters(without), atol=1e-6, rtol=0)
+    np.testing.assert_allclose(logged(made), logged(without), atol=1e-4)
+
+
+def test_uniform_weights_over_epochs_with_a_smaller_last_step(tmp_path: Path) -> None:
+    more: dict[str, Any] = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 3}
+    made, without = trainer(tmp_path, Uniform(), **more), bare(tmp_path, **more)
+    made.train()
+    without.train()
+    torch.testing.assert_close(parameters(made), parameters(without), atol=1e-6, rtol=0)
+    np.testing.assert_array_equal(made.stream.store.get(np.arange(SAMPLES))["visits"], 2)
+    assert made.stream.epoch == 1
+
+
+def test_a_joint_strategy_wants_one_part_or_an_extra_forward_pass(tmp_path: Path) -> None:
+    with pytest.raises(WindowError, match="extra_forward=True"):
+        trainer(tmp_path, LinUpper()).train()
+    made = trainer(tmp_path, LinUpper(), extra_forward=True)
+    made.train()
+    losses, expected, _ = plain(LinUpper(), made.diary, whole=True)
+    np.testing.assert_allclose(logged(made), losses, atol=1e-4)
+    torch.testing.assert_close(parameters(made), expected, atol=1e-5, rtol=0)
+    one = trainer(tmp_path, LinUpper(), per_device_train_batch_size=8, gradient_accumulation_steps=1)
+    one.train()
+    assert made.diary[0][0] == one.diary[0][0][:2]
+    torch.testing.assert_close(parameters(made), parameters(one), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("stop", [4, 11, 13])
+def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, stop: int) -> None:
+    more: dict[str, Any] = {
+        "max_steps": 22,
+        "save_strategy": "steps",
+        "save_steps": stop,
+        "extra_forward": True,
+        "dataloader_num_workers": 2 if stop == 4 else 0,
+    }
+
+    def made(name: str, store: str) -> Any:
+        return trainer(tmp_path / name, LinUpper(), model=language_model(0.2), store=tmp_path / store, **more)
+
+    whole = made("run", "store")
+    whole.train()
+    reference = made("other", "reference")
+    reference.train()
+    whole.stream.close()
+    again = made("run", "store")
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{stop}"))
+    assert logged(again)[stop:] == logged(whole)[stop:]
+    assert torch.equal(parameters(again), parameters(whole))
+    assert again.diary == whole.diary[stop:]
+    assert_same_store(again.stream, reference.stream)
+
+
+@pytest.mark.parametrize("stop", [15, 22])
+def test_what_a_strategy_decided_for_an_epoch_is_kept(tmp_path: Path, stop: int) -> None:
+    more: dict[str, Any] = {"max_steps": 30, "save_strategy": "steps", "save_steps": stop}
+    whole = trainer(tmp_path, InfoBatch(), **more)
+    whole.train()
+    again = trainer(tmp_path, InfoBatch(), **more)
+    again.train(str(tmp_path / f"checkpoint-{stop}"))
+    assert torch.equal(parameters(again), parameters(whole))
+    assert_same_store(again.stream, whole.stream)
+    assert again.stream.stats()["weight_cv"] > 0
+
+
+def test_a_checkpoint_of_another_trainer_is_refused(tmp_path: Path) -> None:
+    bare(tmp_path, save_strategy="steps", save_steps=5, max_steps=5).train()
+    with pytest.raises(StateError, match="no state of the stream"):
+        trainer(tmp_path, Uniform()).train(resume_from_checkpoint=True)
+
+
+def test_figures_are_in_the_logs(tmp_path: Path) -> None:
+    made = trainer(tmp_path, running())
+    made.train()
+    assert len(logged(made, "weights/ess")) == 10
+    assert logged(made, "weights/step") == list(range(1, 11))
+    assert logged(made, "weights/weight_cv")[-1] > 0
+
+
+def test_evaluation_is_as_without_us(tmp_path: Path) -> None:
+    made, without = trainer(tmp_path, running()), bare(tmp_path)
+    made.train()
+    without.model = made.model
+    step = made.stream.stats()["step"]
+    assert made.evaluate(texts())["eval_loss"] == pytest.approx(without.evaluate(texts())["eval_loss"], abs=1e-7)
+    assert made.stream.stats()["step"] == step
+
+
+IN_ONE = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+"""As large a step without accumulation: some models take ``num_items_in_batch`` and ignore it: nobody divides then."""
+
+
+def classifier() -> Any:
+    torch.manual_seed(0)
+    config = transformers.DistilBertConfig(
+        vocab_size=VOCABULARY, dim=16, hidden_dim=32, n_layers=1, n_heads=2, dropout=0.0, attention_dropout=0.0
+    )
+    config.seq_classif_dropout = 0.0
+    return transformers.DistilBertForSequenceClassification(config)
+
+
+def labelled() -> Any:
+    return datasets.Dataset.from_dict(
+        {"input_ids": tokens().tolist(), "label": (tokens()[:, 0] % 2).tolist(), "url": ["x"] * SAMPLES}
+    )
+
+
+@pytest.mark.parametrize("losses", [None, label_losses])
+def test_a_classifier(tmp_path: Path, losses: Any) -> None:
+    made = trainer(tmp_path, Uniform(), model=classifier(), dataset=labelled(), losses=losses)
+    without = bare(tmp_path, classifier(), labelled(), **IN_ONE)
+    made.train()
+    without.train()
+    torch.testing.assert_close(parameters(made), parameters(without), atol=1e-6, rtol=0)
+    weighted = trainer(tmp_path, running(), model=classifier(), dataset=labelled(), losses=losses)
+    weighted.train()
+    assert weighted.stream.stats()["weight_cv"] > 0
+
+
+def test_sequence_to_sequence(tmp_path: Path) -> None:
+    def model() -> Any:
+        torch.manual_seed(0)
+        config = transformers.T5Config(
+            vocab_size=VOCABULARY,
+            d_model=16,
+            d_kv=8,
+            d_ff=32,
+            num_layers=1,
+            num_heads=2,
+            dropout_rate=0.0,
+            decoder_start_token_id=0,
+        )
+        return transformers.T5ForConditionalGeneration(config)
+
+    class Weighted(WeightedTrainerMixin, transformers.Seq2SeqTrainer):
+        pass
+
+    def args(folder: Path, **more: Any) -> Any:
+        return transformers.Seq2SeqTrainingArguments(**arguments(folder).to_dict() | more)
+
+    # The Trainer pops the labels, so the decoder's input has to be there.
+    rows = [
+        {"input_ids": x.tolist(), "labels": y.tolist(), "decoder_input_ids": [0, *y[:-1].clamp(min=0).tolist()]}
+        for x, y in zip(tokens(), labels(), strict=True)
+    ]
+    made = Weighted(model(), args(tmp_path), train_dataset=rows, strategy=Uniform())
+    without = transformers.Seq2SeqTrainer(model(), args(tmp_path, **IN_ONE), train_dataset=rows)
+    made.train()
+    without.train()
+    torch.testing.assert_close(parameters(made), parameters(without), atol=1e-6, rtol=0)
+
+
+def test_a_torch_dataset_and_a_stream_of_rows(tmp_path: Path) -> None:
+    rows = [{"input_ids": x, "labels": y, "more": 1} for x, y in zip(tokens(), labels(), strict=True)]
+    made = trainer(tmp_path, running(), dataset=rows)
+    made.train()
+    assert made.stream.stats()["step"] == 10
+
+    def generate() -> Any:
+        yield from ({"input_ids": r["input_ids"], "labels": r["labels"], "url": f"row-{n}"} for n, r in enumerate(rows))
+
+    class Weighted(WeightedTrainerMixin, Trainer):
+        pass
+
+    streamed = datasets.IterableDataset.from_generator(generate)
+    made = Weighted(language_model(), arguments(tmp_path), train_dataset=streamed, strategy=running(), id_fn="url")
+    made.train()
+    assert made.stream.stats()["step"] == 10
+    assert made.stream.stats()["samples"] == 80
+
+
+def flat_rows() -> list[dict[str, Any]]:
+    return [
+        {"input_ids": x[: 5 + n % 7].tolist(), "labels": y[: 5 + n % 7].tolist()}
+        for n, (x, y) in enumerate(zip(tokens(), labels(), strict=True))
+    ]
+
+
+def test_a_batch_that_is_one_long_row(tmp_path: Path) -> None:
+    """A weight for each sample in it, for all of its tokens."""
+
+    def model() -> Any:
+        torch.manual_seed(0)
+        config = transformers.GPT2Config(
+            n_layer=1, n_embd=16, n_head=2, vocab_size=VOCABULARY, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0
+        )
+        config.attn_pdrop, config.use_cache = 0.0, False  # with a cache, samples would see those before them
+        return transformers.GPT2LMHeadModel(config)
+
+    flat = transformers.DataCollatorWithFlattening(return_position_ids=True)
+    made = trainer(tmp_path, Uniform(), model=model(), dataset=flat_rows(), data_collator=flat)
+    without = Trainer(model(), arguments(tmp_path), train_dataset=flat_rows(), data_collator=flat)
+    made.train()
+    without.train()
+    torch.testing.assert_close(parameters(made), parameters(without), atol=1e-6, rtol=0)
+
+    # One batch by hand.
+    weighted = trainer(
+        tmp_path, LinUpper(), model=model(), dataset=flat_rows(), data_collator=flat, gradient_accumulation_steps=1
+    )
+    weighted.args.max_steps = 1
+    weighted.train()
+    (ids,) = weighted.diary[0]
+    batch = flat([flat_rows()[number] for number in ids])
+    with torch.no_grad():
+        logits = model()(batch["input_ids"], position_ids=batch["position_ids"]).logits[0]
+    token = F.cross_entropy(logits[:-1], batch["labels"][0, 1:], reduction="none")
+    lengths = [len(flat_rows()[number]["input_ids"]) for number in ids]
+    sums = [part.sum() for part in torch.cat([token, token.new_zeros(1)]).split(lengths)]
+    counts = [(part != -100).sum() for part in torch.cat([batch["labels"][0, 1:], torch.tensor([-100])]).split(lengths)]
+    expected = torch.stack([s / c for s, c in zip(sums, counts, strict=True)])
+    records = weighted.stream.store.get(ids)
+    np.testing.assert_allclose(records["loss"], expected, atol=1e-5)
+
+
+def test_what_hides_the_losses_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LossError, match="label_smoothing_factor"):
+        trainer(tmp_path, Uniform(), label_smoothing_factor=0.1)
+    with pytest.raises(LossError, match="compute_loss_func"):
+        WeightedTrainer(
+            language_model(), arguments(tmp_path), train_dataset=texts(), strategy=Uniform(), compute_loss_func=print
+        )
+    with pytest.raises(StrategyError, match=r"stream\.loader"):
+        trainer(tmp_path, RhoLoss(language_model(), language_model(), label_losses))
+
+    class Fused(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            return model(**inputs).loss
+
+    class WeightedFused(WeightedTrainerMixin, Fused):
+        pass
+
+    made = WeightedFused(language_model(), arguments(tmp_path), train_dataset=texts(), strategy=Uniform())
+    with pytest.raises(LossError, match="Fused hides what each sample contributes"):
+        made.train()
+
+
+class NoLogits(nn.Module):
+    """A model whose fused loss never makes logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Embedding(VOCABULARY, 1)
+
+    def forward(self, input_ids: Any = None, labels: Any = None) -> Any:
+        return {"loss": self.layer(input_ids).mean()}
+
+
+def test_a_model_without_logits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LossError, match="chunked_cross_entropy"):
+        trainer(tmp_path, Uniform(), model=NoLogits()).train()
+
+
+def test_ids_that_get_lost(tmp_path: Path) -> None:
+    class OwnLoader(Trainer):
+        def get_train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(
+                texts().with_format("torch").remove_columns("kind"), batch_size=2, shuffle=False
+            )
+
+    class Weighted(WeightedTrainerMixin, OwnLoader):
+        pass
+
+    made = Weighted(language_model(), arguments(tmp_path), train_dataset=texts(), strategy=Uniform())
+    with pytest.raises(SourceError, match="get_train_dataloader"):
+        made.train()
+
+    class OwnColumns(Trainer):
+        def _get_collator_with_removed_columns(self, collator: Any, description: Any = None) -> Any:
+            return lambda samples: collator([{"input_ids": s["input_ids"], "labels": s["labels"]} for s in samples])
+
+    class WeightedColumns(WeightedTrainerMixin, OwnColumns):
+        pass
+
+    made = WeightedColumns(language_model(), arguments(tmp_path), train_dataset=texts(), strategy=Uniform())
+    with pytest.raises(SourceError, match="remove_unused_columns=False"):
+        made.train()
+
+    def pairs(samples: list[Any]) -> Any:
+        return transformers.default_data_collator([*samples, *samples])
+
+    with pytest.raises(SourceError, match="4 rows"):
+        trainer(tmp_path, Uniform(), data_collator=pairs, remove_unused_columns=False, dataset=flat_even()).train()
+
+
+def flat_even() -> list[dict[str, Any]]:
+    return [{"input_ids": x, "labels": x} for x in tokens()]
+
+
+@pytest.mark.parametrize("remove", [True, False])
+def test_unused_columns(tmp_path: Path, remove: bool) -> None:
+    dataset = texts() if remove else texts().remove_columns("kind")
+    made = trainer(tmp_path, running(), dataset=dataset, remove_unused_columns=remove)
+    made.train()
+    assert made.stream.stats()["samples"] == 80
+
+
+def test_dispatched_batches(tmp_path: Path) -> None:
+    more = {"accelerator_config": {"dispatch_batches": True, "split_batches": False}}
+    made, without = trainer(tmp_path, Uniform(), **more), bare(tmp_path, **more)
+    made.train()
+    without.train()
+    torch.testing.assert_close(parameters(made), parameters(without), atol=1e-6, rtol=0)
+    assert made.stream.stats()["samples"] == 80
+
+
+def test_lora(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+
+    def model() -> Any:
+        torch.manual_seed(0)
+        config = peft.LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True)
+        return peft.get_peft_model(language_model(), config)
+
+    made, without = trainer(tmp_path, Uniform(), model=model()), bare(tmp_path, model())
+    made.train()
+    without.train()
+    torch.testing.assert_close(parameters(made), parameters(without), atol=1e-6, rtol=0)
+
+
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import weighted_stream
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "weighted_stream.trainers.huggingface")
+    with pytest.raises(MissingExtraError, match=r"weighted-stream\[hf\]"):
+        _ = weighted_stream.WeightedTrainerMixin

@@ -1,0 +1,270 @@
+"""Tar files read to their end: what webdataset takes for the end of a shard may be the place where it is broken."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from copy import copy
+from inspect import signature
+from typing import Any
+
+from weighted_stream.errors import SourceError
+from weighted_stream.sources.bad_shards import END, SAID, Policy, ends
+from weighted_stream.sources.board import reads, tell
+from weighted_stream.sources.shard_names import location
+from weighted_stream.sources.tracking import Invoke, stage_name
+from weighted_stream.sources.unreadable import naming
+
+_EXPANDS = "webdataset.tariterators.tar_file_expander"
+_ALL_IN_ONE = "webdataset.tariterators.tarfile_samples"
+_GROUPS = "webdataset.tariterators.group_by_keys"
+_OPENS = {"webdataset.tariterators.url_opener", "webdataset.cache.StreamingOpen", "webdataset.cache.FileCache"}
+READS = {_EXPANDS, _ALL_IN_ONE, _GROUPS, *_OPENS}
+"""The stages that read shards, by name."""
+
+_BLOCK = 512
+_NO_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, directories, whatever their size says
+_LONGEST = 1 << 60
+
+
+class Walk:
+    """A stream of a tar file that follows its headers along while it is read.
+
+    Python's tarfile takes a header with a flipped bit for the end of the file, without an error. Here each header's
+    checksum is looked at: a microsecond a file.
+
+    Args:
+        stream: what tarfile would read.
+
+    Attributes:
+        ended: whether the end was reached that a writer makes, two blocks of zeros: None where nobody can tell, as the
+            stream is compressed (and has sums of its own).
+        size: bytes read so far.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.size, self._next = 0, 0
+        self._rest = b""
+        self.ended: bool | None = False
+        self._first, self._last = b"", b""
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        data: bytes = self._stream.read(size)
+        if not data:
+            return data
+        if self.ended is False and self._next == _LONGEST:  # tarfile knows what that header is, and we do not
+            self.ended = None
+        if not self.size and data[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5"):
+            self.ended = None
+        if len(self._first) < END:
+            self._first += data[: END - len(self._first)]
+        self._last = data
+        start, self.size = self.size, self.size + len(data)
+        if self.ended is False and self._next < self.size:
+            self._follow(start, data)
+        return data
+
+    def _follow(self, start: int, data: bytes) -> None:
+        if self._rest:
+            start, data = start - len(self._rest), self._rest + data
+            self._rest = b""
+        place = self._next - start
+        while place + _BLOCK <= len(data):
+            header = data[place : place + _BLOCK]
+            payload = _payload(header)
+            if payload is None:
+                self.ended = header == bytes(_BLOCK)
+                self._next = _LONGEST
+                return
+            place += _BLOCK + payload
+        if place < len(data):
+            self._rest = data[place:]
+        self._next = start + place
+
+    def ends(self) -> str:
+        """What it looks like from outside, by which copies are known."""
+        return ends(self.size, self._first, self._last)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_stream":
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+
+def _payload(header: bytes) -> int | None:
+    """The bytes that follow a header, padded; None if it is none.
+
+    Example:
+        >>> import tarfile
+        >>> info = tarfile.TarInfo("0.txt")
+        >>> info.size = 700
+        >>> _payload(info.tobuf()), _payload(bytes(512)), _payload(b"1" + info.tobuf()[1:])
+        (1024, None, None)
+    """
+    # The lower half of Adler's sum is 1 + the sum of the bytes, modulo 65521, at the speed of C. The field of the
+    # header's own sum counts as eight spaces.
+    try:
+        said = int(header[148:156].split(b"\0", 1)[0], 8)
+        size = header[124:136]
+        length = int.from_bytes(size[1:], "big") if size[0] == 0x80 else int(size.split(b"\0", 1)[0].strip() or b"0", 8)
+    except ValueError:
+        return None
+    total = zlib.adler32(header[:148] + b"        " + header[156:]) & 0xFFFF
+    if (said + 1 - total) % 65521 and said != _signed(header):  # old writers took bytes for signed
+        return None
+    return 0 if header[156:157] in _NO_DATA else -(-length // _BLOCK) * _BLOCK
+
+
+def _signed(header: bytes) -> int:
+    return sum(byte - 256 * (byte > 127) for byte in header[:148] + b"        " + header[156:])
+
+
+class TarReading:
+    """The stages of a pipeline that read tar files, with a look at each shard's end.
+
+    Args:
+        policy: what to do with a bad shard.
+        lenient: the user's pipeline has a handler that goes on behind errors: then what is found is only said.
+    """
+
+    def __init__(self, policy: Policy, lenient: bool) -> None:
+        self.policy, self._lenient = policy, lenient
+        self.url = ""
+        self._walk: Walk | None = None
+        self.broken: set[str] = set()
+
+    def run(self, invoke: Invoke, stage: Any, stream: Iterator[Any]) -> Iterator[Any]:
+        """One stage."""
+        name = stage_name(stage)
+        if self.policy.skips:
+            stage = self._skipping(stage)
+        if name == _ALL_IN_ONE:
+            return self._samples(stage, stream)
+        if name == _EXPANDS:
+            return self._named(self._files(iter(invoke(stage, self._opened(stream)))))
+        if name == _GROUPS:
+            return self._whole(iter(invoke(stage, stream)))
+        return self._named(iter(invoke(stage, self._urls(stream))))
+
+    def _samples(self, stage: Any, stream: Iterator[Any]) -> Iterator[Any]:
+        from webdataset.tariterators import group_by_keys, tar_file_expander, url_opener
+
+        bound = signature(stage.f).bind(stream, *stage.args, **stage.kw)
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        source, handler = given.pop(next(iter(given))), given.get("handler")
+        opened = self._opened(url_opener(self._urls(source), handler=handler))
+        files = self._named(self._files(tar_file_expander(opened, **given)))
+        return self._whole(group_by_keys(files, handler=handler))
+
+    def _urls(self, stream: Iterator[Any]) -> Iterator[Any]:
+        """What is opened next, for the error's sake."""
+        for source in stream:
+            if isinstance(source, dict) and isinstance(source.get("url"), str):
+                self.url = source["url"]
+            yield source
+
+    def _opened(self, stream: Iterator[Any]) -> Iterator[Any]:
+        for source in stream:
+            self.url, self._walk = str(source["url"]), Walk(source["stream"])
+            self.broken.discard(self.url)
+            reads(location(self.url).encode())
+            yield {**source, "stream": self._walk}
+
+    def _files(self, files: Iterator[Any]) -> Iterator[Any]:
+        for file in files:
+            if not file:  # the mark at the end of a shard
+                self._look_at_end()
+            yield file
+
+    def _look_at_end(self) -> None:
+        walk = self._walk
+        if walk is None:
+            return
+        where = location(self.url)
+        if walk.ended is False:
+            error = SourceError(
+                f"Shard {where} is broken: what is behind that place cannot be read.",
+                found=f"no header of a tar file, nor its end, within the first {walk.size:,} bytes",
+                expected="headers whose sums are right, up to two blocks of zeros",
+                do="write or copy it again (a bit was flipped, it was cut, or its writer was never closed); "
+                'on_bad_shard="skip" leaves the rest of it out',
+            )
+            self._meet(error)
+        tell({"shard": where, "ends": walk.ends()})
+
+    def _meet(self, error: SourceError) -> None:
+        if self._lenient and not self.policy.skips:
+            tell({"odd": f"{error.problem} Found: {error.found}"})
+            return
+        self.policy.meet(location(self.url), error)
+        self.broken.add(self.url)
+
+    def _whole(self, samples: Iterator[Any]) -> Iterator[Any]:
+        """Without the last sample before a break: nobody knows whether it is whole."""
+        if not self.policy.skips:
+            return samples
+        return (sample for sample in samples if sample.get("__url__") not in self.broken)
+
+    def _named(self, items: Iterator[Any]) -> Iterator[Any]:
+        """An error of a stage names the shard."""
+        while True:
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            except Exception as error:
+                with naming(location(self.url), secret=self.url.startswith("pipe:")):
+                    raise error
+            yield item
+
+    def _skipping(self, stage: Any) -> Any:
+        """A copy of a stage of webdataset's whose handler leaves the shard out, if it has none of the user's."""
+        takes = hasattr(stage, "f") and "handler" in signature(stage.f).parameters
+        if takes and not stage.args and _reraises(stage.kw.get("handler")):
+            stage = copy(stage)
+            stage.kw = {**stage.kw, "handler": self.handle}
+        elif not takes and _reraises(getattr(stage, "handler", self)):
+            stage = copy(stage)
+            stage.handler = self.handle
+        return stage
+
+    def handle(self, error: Exception) -> bool:
+        """A handler for webdataset: go on behind the shard."""
+        try:
+            with naming(location(self.url), secret=self.url.startswith("pipe:")):
+                raise error
+        except SourceError as named:
+            self._meet(named)
+        return True
+
+
+def _reraises(handler: Callable[..., Any] | Any) -> bool:
+    return handler is None or getattr(handler, "__name__", "") == "reraise_exception"
+
+
+class Fields:
+    """Which fields samples have: one that differs from those before it is told of, a few times."""
+
+    def __init__(self) -> None:
+        self._expected: Any = None
+        self._told = 0
+
+    def look(self, sample: dict[str, Any], url: str) -> Any:
+        """Tell of a sample whose fields are not as expected. What is expected, as a view of keys.
+
+        Example:
+            >>> fields = Fields()
+            >>> sorted(fields.look({"__key__": "0", "cls": b"1"}, "a.tar"))
+            ['__key__', 'cls']
+        """
+        if self._expected is None:
+            self._expected = dict.fromkeys(sample).keys()
+        elif self._told < SAID:
+            self._told += 1
+            lacks, more = sorted(self._expected - sample.keys()), sorted(sample.keys() - self._expected)
+            what = " and ".join([f"lacks {lacks}"] * bool(lacks) + [f"has {more} beside"] * bool(more))
+            tell({"odd": f"Sample {sample['__key__']!r} of {location(url)} {what}, unlike those before it."})
+        return self._expected
