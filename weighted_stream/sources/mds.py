@@ -15,7 +15,7 @@ from weighted_stream.sources.bad_shards import Policy, warn_of_repeats
 from weighted_stream.sources.base import Fingerprint, Source
 from weighted_stream.sources.keys import IdFn, by
 from weighted_stream.sources.mds_checks import check_columns, check_local, resumes
-from weighted_stream.sources.mds_copies import copy_of, leave_to_owner, unconnected
+from weighted_stream.sources.mds_copies import copy_of, leave_to_owner
 from weighted_stream.sources.mds_parts import mds_parts
 from weighted_stream.sources.mds_reading import Reader, plain, row_ids, share
 from weighted_stream.sources.mds_safety import refuse_unsafe
@@ -150,7 +150,6 @@ class MDSSource(Source):
             self._sweep = weakref.finalize(self, remove_folders, folders(self._dataset), os.getpid())
         dataset = copy_of(self._dataset)
         reader = self._reader.of(dataset)
-        dataset.streams = [unconnected(stream) for stream in dataset.streams]
         return {**self.__dict__, "_original": None, "_sweep": None, "_dataset": dataset, "_reader": reader}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

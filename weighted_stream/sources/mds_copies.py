@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from copy import copy
 from multiprocessing import resource_tracker
 from typing import Any
@@ -18,15 +19,42 @@ def copy_of(data: Any) -> Any:
     vars(dataset).update({name: value for name, value in vars(data).items() if name not in _RUNTIME})
     dataset._shared_barrier = copy(data._shared_barrier)
     vars(dataset._shared_barrier).pop("lock", None)
+    dataset.streams = [unconnected(stream) for stream in data.streams]
     return dataset
 
 
 def unconnected(stream: Any) -> Any:
-    """A copy of a stream whose downloader holds no connection: connections do not pickle."""
+    """A copy of a stream, whose downloader will make connections of its own in each process."""
     stream = copy(stream)
     if hasattr(stream, "_downloader"):
-        stream._downloader = type(stream._downloader)()
+        stream._downloader = OwnConnections(stream._downloader)
     return stream
+
+
+class OwnConnections:
+    """A downloader of streaming's that does not share its connections with other processes.
+
+    A worker that is forked has its parent's: streaming 0.13 then has all workers wait for answers at one connection, of
+    which each gets only some, until ``download_timeout`` ends it. And connections do not pickle.
+
+    Args:
+        downloader: of streaming's, or one of these.
+    """
+
+    def __init__(self, downloader: Any) -> None:
+        self._kind: Any = downloader._kind if isinstance(downloader, OwnConnections) else type(downloader)
+        self._own: Any = None
+        self._process = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_kind": self._kind, "_own": None, "_process": 0}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if self._own is None or self._process != os.getpid():
+            self._own, self._process = self._kind(), os.getpid()
+        return getattr(self._own, name)
 
 
 def leave_to_owner(dataset: Any) -> None:
