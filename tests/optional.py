@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-NEEDS = {"ComposerWeights": "composer", "WeightedTrainerMixin": "transformers"}
+NEEDS = {"ComposerWeights": "composer", "LightningWeights": "lightning", "WeightedTrainerMixin": "transformers"}
 """The package that a public name needs."""
 
 MODULES = {
     "weighted_stream.trainers.composer": "composer",
     "weighted_stream.trainers.huggingface": "transformers",
+    "weighted_stream.trainers.lightning": "lightning",
 }
 """The package that a module needs."""
 

@@ -32,3 +32,12 @@ def test_hugging_face(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "of 64" in printed
     assert "gone on from step 40: the same losses" in printed
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lightning")
+    runpy.run_path(str(FOLDER / "lightning_trainer.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "of 160" in printed
+    assert "gone on from batch 50: the same losses" in printed

@@ -70,6 +70,7 @@ from weighted_stream.weight import Weight
 if TYPE_CHECKING:
     from weighted_stream.trainers.composer import ComposerWeights as ComposerWeights
     from weighted_stream.trainers.huggingface import WeightedTrainerMixin as WeightedTrainerMixin
+    from weighted_stream.trainers.lightning import LightningWeights as LightningWeights
 
 __all__ = [
     "Adapt",
@@ -140,6 +141,7 @@ __all__ = [
 
 _LAZY = {
     "ComposerWeights": "weighted_stream.trainers.composer",
+    "LightningWeights": "weighted_stream.trainers.lightning",
     "WeightedTrainerMixin": "weighted_stream.trainers.huggingface",
 }
 """Names whose modules import a framework: loaded when asked for, and not by ``import *``."""

@@ -1,0 +1,196 @@
+"""A weighted stream and LightningWeights in Lightning's own Trainer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+pytest.importorskip("lightning")
+
+import lightning
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from resuming import assert_same_store
+
+from weighted_stream import (
+    InfoBatch,
+    LightningWeights,
+    LinUpper,
+    MissingExtraError,
+    SourceError,
+    Strategy,
+    Uniform,
+    WeightedStream,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*barrier.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*LeafSpec.*"),
+]
+
+SAMPLES, BATCH = 40, 8
+
+
+def data() -> torch.utils.data.TensorDataset:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(SAMPLES, 6, generator=generator)
+    return torch.utils.data.TensorDataset(x, torch.randint(0, 4, (SAMPLES,), generator=generator))
+
+
+def network(dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Dropout(dropout), nn.Linear(12, 4))
+
+
+class Module(lightning.LightningModule):
+    """What a user writes; without weights, batches are plain."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.net = network(dropout)
+        self.seen: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        if isinstance(batch[0], torch.Tensor):
+            loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        else:
+            (x, y), weight = batch
+            losses = F.cross_entropy(self.net(x), y, reduction="none")
+            loss = (losses * weight).mean()
+        self.seen.append(float(loss.detach()))
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.2)
+
+
+def fit(
+    folder: Path, strategy: Strategy, *, dropout: float = 0.0, ckpt: Any = None, workers: int = 0, **more: Any
+) -> Any:
+    stream, module = WeightedStream(data(), strategy), Module(dropout)
+    options = {
+        "accelerator": "cpu",
+        "max_epochs": 3,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "callbacks": [
+            LightningWeights(stream),
+            ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}"),
+        ],
+    }
+    trainer = lightning.Trainer(**{**options, **more})
+    loader = stream.loader(batch_size=BATCH, shuffle=True, seed=5, num_workers=workers)
+    trainer.fit(module, loader, ckpt_path=ckpt)
+    return module, stream, trainer
+
+
+def plain(strategy: Strategy, accumulation: int = 1) -> tuple[list[float], torch.Tensor, WeightedStream]:
+    stream, model = WeightedStream(data(), strategy), network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    losses: list[float] = []
+    loader = stream.loader(batch_size=BATCH, shuffle=True, seed=5)
+    for _ in range(3):
+        for at, ((x, y), weight) in enumerate(loader):
+            loss = (F.cross_entropy(model(x), y, reduction="none") * weight).mean()
+            (loss / accumulation).backward()
+            losses.append(float(loss.detach()))
+            if (at + 1) % accumulation == 0 or at + 1 == len(loader):
+                optimizer.step()
+                optimizer.zero_grad()
+    return losses, nn.utils.parameters_to_vector(model.parameters()).detach(), stream
+
+
+def parameters(module: Any) -> torch.Tensor:
+    return nn.utils.parameters_to_vector(module.net.parameters()).detach()
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_steps_equal_the_plain_loop(tmp_path: Path, accumulation: int) -> None:
+    module, stream, _ = fit(tmp_path, LinUpper(), accumulate_grad_batches=accumulation)
+    losses, expected, other = plain(LinUpper(), accumulation)
+    np.testing.assert_allclose(module.seen, losses, atol=1e-5)
+    torch.testing.assert_close(parameters(module), expected, atol=1e-5, rtol=0)
+    assert_same_store(stream, other)
+
+
+def test_uniform_weights_equal_training_without_us(tmp_path: Path) -> None:
+    module, _, _ = fit(tmp_path, Uniform())
+    bare = Module()
+    batches = Bare(WeightedStream(data(), Uniform()).loader(batch_size=BATCH, shuffle=True, seed=5))
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(bare, batches)
+    torch.testing.assert_close(parameters(module), parameters(bare), atol=1e-6, rtol=0)
+
+
+class Bare:
+    """The batches of a stream, without their weights."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Any:
+        return (batch for batch, _ in self.loader)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("strategy", [LinUpper, InfoBatch])
+def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, strategy: Any, workers: int) -> None:
+    whole, stream, _ = fit(tmp_path / "whole", strategy(), dropout=0.3, workers=workers)
+    assert len(whole.seen) == 15
+    for stop in (3, 5, 7, 10):
+        checkpoint = str(tmp_path / "whole" / f"step={stop}.ckpt")
+        again, other, _ = fit(tmp_path / "again", strategy(), dropout=0.3, ckpt=checkpoint, workers=workers)
+        assert again.seen == whole.seen[stop:], stop
+        assert torch.equal(parameters(again), parameters(whole))
+        assert_same_store(other, stream)
+
+
+def test_figures_reach_the_logger(tmp_path: Path) -> None:
+    _, _, trainer = fit(tmp_path, LinUpper(), logger=CSVLogger(tmp_path), log_every_n_steps=1)
+    header, *rows = (Path(trainer.logger.log_dir) / "metrics.csv").read_text().splitlines()
+    at = header.split(",").index("weights/step")
+    assert [float(row.split(",")[at]) for row in rows] == list(range(1, 16))
+    assert "weights/ess" in header
+
+
+def test_another_loader_is_refused(tmp_path: Path) -> None:
+    stream = WeightedStream(data(), Uniform())
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(max_epochs=1, callbacks=LightningWeights(stream), **options)
+    with pytest.raises(SourceError, match="does not read the stream"):
+        trainer.fit(Module(), torch.utils.data.DataLoader(data(), batch_size=BATCH))
+    with pytest.raises(SourceError, match="does not read the stream"):
+        trainer.fit(Module(), WeightedStream(data(), Uniform()).loader(batch_size=BATCH))
+    with pytest.raises(SourceError, match="limit_train_batches"):
+        fit(tmp_path, Uniform(), limit_train_batches=2)
+
+
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import weighted_stream
+
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    monkeypatch.delitem(sys.modules, "weighted_stream.trainers.lightning")
+    with pytest.raises(MissingExtraError, match=r"weighted-stream\[lightning\]"):
+        _ = weighted_stream.LightningWeights
