@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from weighted_stream.batch import Batch
 from weighted_stream.chooser import Chooser, in_proportion
+from weighted_stream.collate import ids_of
 from weighted_stream.errors import StrategyError
 from weighted_stream.feedback import Feedback
 from weighted_stream.handed_over import HandedOver, shallow
@@ -130,9 +131,7 @@ class WeightedLoader:
         ahead, keeps_samples = feedback.ahead, feedback.strategy.keeps_samples
         try:
             for item in items:
-                ids, batch = item[0], item[1]
-                if as_dict or type(ids) is not np.ndarray:
-                    ids = np.ascontiguousarray(ids, np.int64)
+                ids, batch = ids_of(item), item[1]
                 add(ids)
                 if len(item) == 3:
                     feedback.learn_groups(item[2])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
+from weighted_stream.collate import ids_of
 from weighted_stream.order import Order
 from weighted_stream.position import Layout, Position, digest_of, drawn_differently, ids_unknown, refuse_other_order
 from weighted_stream.rebuild import rebuild
@@ -155,8 +156,8 @@ class Reading:
         """
         items = self._iterable_items(position, store)
         digest = 0
-        for ids, *_ in islice(items, position.batches):
-            digest = digest_of(np.ascontiguousarray(ids, np.int64), digest)
+        for item in islice(items, position.batches):
+            digest = digest_of(ids_of(item), digest)
         if digest == position.digest:
             return items
         warnings.warn(
