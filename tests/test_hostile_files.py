@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,28 @@ def test_arrow_types_of_strangers(tmp_path: Path) -> None:
     assert len(converted(tmp_path / "a.parquet")) == 2
     assert [row["n"] for shard in open_shards(tmp_path).shards for _, row in shard.read()] == [1, 2]
     assert not proof.exists()
+
+
+@pytest.mark.parametrize("said", [1 << 60, (1 << 63) - 1, 1 << 40])
+def test_a_footer_of_any_size(said: int, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": range(12_345)}), tmp_path / "a.parquet")
+    data = (tmp_path / "a.parquet").read_bytes()
+    size = struct.unpack("<I", data[-8:-4])[0]
+    footer = data[-8 - size : -8].replace(varint(12_345), varint(said))
+    (tmp_path / "a.parquet").write_bytes(data[: -8 - size] + footer + struct.pack("<I", len(footer)) + b"PAR1")
+    assert pq.read_metadata(tmp_path / "a.parquet").num_rows == said
+    with pytest.raises(SourceError, match="cannot be right"):
+        ParquetDataset(tmp_path)
+    with pytest.raises(SourceError, match="cannot be right"):
+        open_shards(tmp_path)
+
+
+def varint(number: int) -> bytes:
+    """A 64-bit field of a footer, as Thrift writes it."""
+    left, found = 2 * number, b"\x16"
+    while left >= 0x80:
+        found, left = found + bytes([left & 0x7F | 0x80]), left >> 7
+    return found + bytes([left])
 
 
 def test_a_saved_dataset_of_strangers(tmp_path: Path) -> None:
