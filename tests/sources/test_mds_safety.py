@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from shards import read_index, streaming_here, write_index, write_mds
 
 from weighted_stream import SourceError, Uniform, WeightedStream
 from weighted_stream.sources.mds import MDSSource
+from weighted_stream.sources.mds_safety import refuse_unsafe
 
 streaming = pytest.importorskip("streaming")
 
@@ -73,6 +75,14 @@ def test_files_elsewhere(name: str, kind: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="outside of their directory") as error:
         MDSSource(opened(root))
     assert name.format(root=tmp_path) in error.value.found
+
+
+@pytest.mark.parametrize("samples", [1 << 60, -1])
+def test_a_shard_of_any_size(samples: int, tmp_path: Path) -> None:
+    shard = next(iter(opened(write_mds(tmp_path / "mds", range(5))).shards))
+    shard.samples = samples
+    with pytest.raises(SourceError, match="cannot be right"):
+        refuse_unsafe(SimpleNamespace(shards=[shard]))
 
 
 def test_tools_refuse_pickled_columns(pickled: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -441,6 +443,42 @@ def test_who_only_reads_leaves_nothing_behind(lasting: SharedServer, name: str) 
         pytest.raises(StoreError, match="learns nothing of others"),
     ):
         store.catch_up()
+
+
+def test_as_of_a_step_it_is_local(lasting: SharedServer, name: str, tmp_path: Path) -> None:
+    with shared(lasting, tmp_path / "one", name=name) as one, shared(lasting, name=name) as two:
+        two.update(SOME, loss=np.ones(4), step=0)
+        one.update(SOME, loss=np.ones(4), step=0)
+        one.update(SOME, loss=np.ones(4), step=1)
+        meet(one, two)
+        assert visits(one) == [3, 3, 3, 3]
+        then = SharedStore.at_step(tmp_path / "one", 0)
+        assert visits(then) == [1, 1, 1, 1]
+        assert "samples" in repr(then)
+
+
+UNCLOSED = """
+import sys
+from weighted_stream import SharedStore
+store = SharedStore(sys.argv[1], timeout=1.0, every=5.0)
+store.record([3, 4], [1.0, 2.0], step=0)
+if len(sys.argv) > 2:
+    import os, signal
+    os.kill(int(sys.argv[2]), signal.SIGKILL)
+"""
+
+
+def test_a_program_that_ends_without_closing_sends_what_is_left(server: SharedServer) -> None:
+    command = [sys.executable, "-c", UNCLOSED, server.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    with shared(server) as other:
+        other.catch_up()
+        assert visits(other, [3, 4]) == [1, 1]
+    begin = time.monotonic()
+    done = subprocess.run([*command, str(server.pid)], capture_output=True, text=True, timeout=60, check=True)
+    assert "samples still to be sent after 5 s: 2" in done.stderr
+    assert time.monotonic() - begin < 30.0
 
 
 def test_catching_up_takes_no_longer_than_it_may(server: SharedServer) -> None:

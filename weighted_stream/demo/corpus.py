@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
 from collections import Counter, defaultdict
@@ -16,6 +15,7 @@ import pyarrow.parquet
 
 from weighted_stream.demo.texts import Sample, chunks, installed_texts, topics
 from weighted_stream.errors import SourceError
+from weighted_stream.text_lines import open_text
 
 OPENING = 160
 """Characters that two texts must differ in to count as different: what fits the small model's context."""
@@ -128,7 +128,16 @@ def read_texts(path: str | PathLike[str]) -> list[str]:
         )
     try:
         return [piece for text in readers[path.suffix](path) for piece in chunks(text, least=1)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pyarrow.ArrowException) as error:
+    except (
+        OSError,
+        EOFError,
+        RecursionError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        pyarrow.ArrowException,
+    ) as error:
         raise SourceError(
             f"Cannot read text from {path}.",
             found=f"{type(error).__name__}: {error}",
@@ -138,8 +147,7 @@ def read_texts(path: str | PathLike[str]) -> list[str]:
 
 
 def _jsonl(path: Path) -> Iterator[str]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
+    with open_text(path) as file:
         for line in file:
             if line.strip():
                 yield json.loads(line)["text"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from weighted_stream.errors import ScoringError
 from weighted_stream.scoring.fields import TextField
+from weighted_stream.text_lines import open_text
 
 
 def read_samples(samples: Any, text: TextField = "text") -> Iterator[Any]:
@@ -58,7 +58,7 @@ def _file(path: Path, text: TextField) -> Iterator[Any]:
     read = _parquet(path, text) if path.suffix == ".parquet" else _jsonl(path)
     try:
         yield from read
-    except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+    except (OSError, EOFError, ValueError, RecursionError, pa.ArrowException) as error:
         if isinstance(error, ScoringError):
             raise
         raise ScoringError(
@@ -70,8 +70,7 @@ def _file(path: Path, text: TextField) -> Iterator[Any]:
 
 
 def _jsonl(path: Path) -> Iterator[Any]:
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
+    with open_text(path) as lines:
         for line in lines:
             if line.strip():
                 yield json.loads(line)

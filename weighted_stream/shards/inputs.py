@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable, Collection, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import IO, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +15,7 @@ from weighted_stream.errors import SourceError
 from weighted_stream.shards.blocks import ROWS, Block, Input, Row, in_blocks
 from weighted_stream.shards.huggingface import is_saved, open_saved
 from weighted_stream.sources.parquet_files import read_footers, unreadable
+from weighted_stream.text_lines import TextFile, open_text
 
 Per: TypeAlias = Literal["line", "file"]
 
@@ -44,7 +44,7 @@ def open_input(path: str | PathLike[str], per: Per = "line", fields: Collection[
 
     Raises:
         SourceError: if there is nothing of the kind, or of two kinds; while reading, for a line that is no JSON object,
-            text that is no UTF-8, or a damaged file.
+            text that is no UTF-8, a line of more than 64 million characters, or a damaged file.
     """
     path = Path(path)
     if is_saved(path):
@@ -105,10 +105,9 @@ def _read_parquet(name: str, path: Path, columns: list[str]) -> Iterator[Block]:
         raise unreadable(str(path), error) from error
 
 
-def _read_or_raise(path: Path, read: Callable[[IO[str], Path], Iterator[Row]]) -> Iterator[Row]:
-    opener = gzip.open if path.suffix == ".gz" else open
+def _read_or_raise(path: Path, read: Callable[[TextFile, Path], Iterator[Row]]) -> Iterator[Row]:
     try:
-        with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+        with open_text(path) as file:
             yield from read(file, path)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise SourceError(
@@ -119,13 +118,13 @@ def _read_or_raise(path: Path, read: Callable[[IO[str], Path], Iterator[Row]]) -
         ) from error
 
 
-def _read_json(file: IO[str], path: Path) -> Iterator[Row]:
+def _read_json(file: TextFile, path: Path) -> Iterator[Row]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _no_object(path, number, f"{error}: {line[:60]!r}") from error
         if not isinstance(row, dict) or not row:
             raise _no_object(path, number, repr(line[:60]))
@@ -141,14 +140,14 @@ def _no_object(path: Path, line: int, found: str) -> SourceError:
     )
 
 
-def _read_lines(file: IO[str], path: Path) -> Iterator[Row]:
+def _read_lines(file: TextFile, path: Path) -> Iterator[Row]:
     for line in file:
         text = line.rstrip("\r\n")
         if text.strip():
             yield {"text": text}
 
 
-def _read_text(file: IO[str], path: Path) -> Iterator[Row]:
-    text = file.read()
+def _read_text(file: TextFile, path: Path) -> Iterator[Row]:
+    text = file.text()
     if text.strip():
         yield {"text": text}

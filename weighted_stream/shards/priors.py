@@ -239,7 +239,7 @@ def lookup(row: Mapping[str, Any], dotted: str) -> Any:
     if isinstance(inner, str) and inner.startswith("{"):
         try:
             inner = json.loads(inner)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     return lookup(inner, rest) if rest and isinstance(inner, Mapping) else None
 

@@ -84,7 +84,7 @@ def as_row(sample: Mapping[str, Any]) -> Row:
     if isinstance(values, (bytes, str)):
         try:
             values = json.loads(values)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _no_object(sample, f"{error}") from error
     if not isinstance(values, dict):
         raise _no_object(sample, type(values).__name__)

@@ -7,6 +7,9 @@ from typing import Any
 
 from weighted_stream.errors import SourceError
 
+MOST_ROWS = 1 << 36
+"""Of a shard: who believes a larger number would count for hours."""
+
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
 
 
@@ -18,7 +21,7 @@ def refuse_unsafe(data: Any) -> None:
 
     Raises:
         SourceError: for a column that is unpickled, unless the dataset was made with ``allow_unsafe_types=True``; for
-            a file whose name leads elsewhere.
+            a file whose name leads elsewhere; for a number of samples that cannot be.
     """
     trusted = getattr(data, "allow_unsafe_types", False) is True
     for shard in data.shards:
@@ -26,6 +29,8 @@ def refuse_unsafe(data: Any) -> None:
         for column, encoding in columns:
             if not trusted and str(encoding).partition(":")[0] == "pkl":
                 raise _pickles(column, shard)
+        if not 0 <= int(shard.samples) <= MOST_ROWS:
+            raise _rows(shard)
         for info in (info for pair in shard.file_pairs for info in pair if info is not None):
             if leads_elsewhere(info.basename):
                 raise _elsewhere(info.basename)
@@ -48,6 +53,15 @@ def _pickles(column: str, shard: Any) -> SourceError:
         expected="columns that are data: str, int, bytes, json, ndarray, jpeg …",
         do="write it as such; if you would let whoever wrote these shards run code on this machine: "
         "StreamingDataset(..., allow_unsafe_types=True)",
+    )
+
+
+def _rows(shard: Any) -> SourceError:
+    return SourceError(
+        "The index of these shards cannot be right.",
+        found=f"{shard.samples:,} samples in {shard.raw_data.basename}",
+        expected=f"{MOST_ROWS:,} at most",
+        do="write the index again; it is damaged, or made to mislead",
     )
 
 

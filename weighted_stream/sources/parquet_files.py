@@ -22,6 +22,8 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 
 # Read-ahead per column: without it a whole column chunk is read at once.
 READ_BYTES = 1 << 20
+# Of a row group: who believes a larger number would count for hours.
+MOST_ROWS = 1 << 36
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,14 @@ def _footers(paths: Collection[str], filesystem: Any) -> Iterator[pq.FileMetaDat
 
 
 def _schema(path: str, footer: pq.FileMetaData) -> pa.Schema:
+    rows = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+    if sum(rows) != footer.num_rows or not all(0 <= count <= MOST_ROWS for count in rows):
+        raise SourceError(
+            f"The footer of the Parquet file {path} cannot be right.",
+            found=f"{footer.num_rows:,} rows, in row groups of {max(rows, default=0):,} at most, {sum(rows):,} in all",
+            expected=f"the sum of all row groups, each of {MOST_ROWS:,} rows at most",
+            do="write the file again; it is damaged, or made to mislead",
+        )
     try:
         return footer.schema.to_arrow_schema()
     except pa.ArrowException as error:

@@ -20,7 +20,7 @@ from weighted_stream.store.shared_session import AT_ONCE, PIECE, Keys, Session
 
 _ENTRIES = 64
 _MOST_OF_A_SCAN = 1 << 20
-_BUCKETS_AT_ONCE = 4096
+_BUCKETS_AT_ONCE = 16_384
 
 
 class _Place:

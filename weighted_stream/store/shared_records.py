@@ -36,10 +36,10 @@ Packed: TypeAlias = tuple[bytes, bytes]
 
 
 def packed_ids(ids: Ids) -> Packed:
-    """Ids as 8 bytes each, and the number of the key that each is under, 2 bytes each."""
+    """Ids as 8 bytes each, and the number of the key that each is under, 4 bytes each."""
     # Fibonacci hashing: neighbours and multiples of any power of two are dealt out evenly.
     buckets = (ids.view(np.uint64) * _SPREAD) >> _SHIFT
-    return ids.astype("<i8").tobytes(), buckets.astype("<u2").tobytes()
+    return ids.astype("<i8").tobytes(), buckets.astype("<u4").tobytes()
 
 
 def unpacked_ids(packed: object, most: int) -> Ids:

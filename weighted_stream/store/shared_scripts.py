@@ -7,14 +7,15 @@ All keys begin with ``weighted_stream:{name}:``; the braces keep them on one nod
 - ``hidden``: a set: sessions that do not count, not yet or not any more.
 - ``last``: a hash: the token of the last push of each session.
 - ``changes``: a stream, the latest pushes: which ids, by which session. Others follow it.
-- ``0`` to ``65535``: hashes: for each id (8 bytes) what each session knows of it: 40 bytes each, the session (8 bytes)
+- ``0`` to ``262143``: hashes: for each id (8 bytes) what each session knows of it: 40 bytes each, the session (8 bytes)
   and a record (32 bytes).
 """
 
 from __future__ import annotations
 
-BUCKETS = 1 << 16
-"""Keys with records: so few that going through all is quick, so many that the server keeps each small and dense."""
+BUCKETS = 1 << 18
+"""Keys with records: so few that going through all is quick, so many that each stays small, which servers keep dense:
+about 100 bytes a sample that one writer has seen (at a million)."""
 
 MOST_CHANGES = 4096
 """Pushes the stream holds; who has missed more goes through all records."""
@@ -34,7 +35,7 @@ for _, session in ipairs(redis.call('SMEMBERS', KEYS[4])) do hides[session] = tr
 local scored = 0
 for i = 1, #ids / 8 do
   local id = string.sub(ids, 8 * i - 7, 8 * i)
-  local key = prefix .. struct.unpack('<I2', buckets, 2 * i - 1)
+  local key = prefix .. struct.unpack('<I4', buckets, 4 * i - 3)
   local record = string.sub(records, 32 * i - 31, 32 * i)
   local known = redis.call('HGET', key, id)
   local slots, had = {{me .. record}}, false
@@ -64,7 +65,7 @@ for _, session in ipairs(redis.call('SMEMBERS', KEYS[1])) do hides[session] = tr
 for at = 1, #ARGV[2], 8 do hides[string.sub(ARGV[2], at, at + 7)] = true end
 local counts, slots = {}, {}
 for i = 1, #ids / 8 do
-  local key = prefix .. struct.unpack('<I2', buckets, 2 * i - 1)
+  local key = prefix .. struct.unpack('<I4', buckets, 4 * i - 3)
   local known, count = redis.call('HGET', key, string.sub(ids, 8 * i - 7, 8 * i)), 0
   if known then
     for at = 1, #known, 40 do

@@ -88,6 +88,7 @@ class SharedStore(WeightStore):
         >>> stream = WeightedStream(data, LinUpper(), store=SharedStore("redis://shared:6379/0"))  # doctest: +SKIP
     """
 
+    url = name = ""
     _sharing: Sharing | None = None  # what `at_step` makes has none
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -18,6 +19,8 @@ from weighted_stream.errors import StateError
 
 FORMAT = "weighted_stream weighting network"
 VERSION = 1
+LARGEST = 1 << 30
+"""Bytes that a file may unpack to; a network has kilobytes."""
 
 
 def save_network(path: str | PathLike[str], options: Mapping[str, int], values: Mapping[str, Tensor]) -> None:
@@ -49,6 +52,8 @@ def load_network(path: str | PathLike[str]) -> tuple[dict[str, int], dict[str, T
     """
     try:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if (size := sum(info.file_size for info in arrays.zip.infolist())) > LARGEST:
+                raise _no_network(path, f"{size:,} bytes, unpacked")
             about = json.loads(arrays["about"].tobytes())
             if about["format"] != FORMAT or about["version"] != VERSION:
                 raise _no_network(path, f"{about['format']!r}, version {about['version']}")
@@ -56,7 +61,10 @@ def load_network(path: str | PathLike[str]) -> tuple[dict[str, int], dict[str, T
             return {name: int(value) for name, value in about["options"].items()}, values
     except FileNotFoundError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (
+        *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, RuntimeError),
+        *(MemoryError, OverflowError, SyntaxError, zipfile.BadZipFile, zlib.error),
+    ) as error:
         if isinstance(error, StateError):
             raise
         raise _no_network(path, f"{type(error).__name__}: {error}") from error
