@@ -62,6 +62,7 @@ NAMES = [
     "WeightedStream",
     "WeightedStreamError",
     "WindowError",
+    "WorkerError",
     "__version__",
     "causal_lm_losses",
     "chunked_cross_entropy",

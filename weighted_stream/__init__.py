@@ -17,6 +17,7 @@ from weighted_stream.errors import (
     UnboundError,
     WeightedStreamError,
     WindowError,
+    WorkerError,
 )
 from weighted_stream.losses import chunked_cross_entropy, per_sample_cross_entropy
 from weighted_stream.scoring.hashed import HashedEncoder
@@ -124,6 +125,7 @@ __all__ = [
     "WeightedStream",
     "WeightedStreamError",
     "WindowError",
+    "WorkerError",
     "__version__",
     "causal_lm_losses",
     "chunked_cross_entropy",

@@ -130,7 +130,7 @@ class WeightedStream:
         self._wrapped_loader = loader
         self._webloader = None if loader is None or loader is data else data
         self._source = source_for(data if loader is None else loader.dataset, id_fn)
-        self._bad = BadShards(Policy(on_bad_shard))
+        self._bad = BadShards(Policy(on_bad_shard), self._source.left_out())
         self._source.set_policy(self._bad.policy)
         self._as_dict, self._own_ids = as_dict, id_fn is not None
         self._group_fn = as_group_fn(group_fn)

@@ -83,7 +83,7 @@ class Watch:
                     bad.take(board.notes())
                     if explained is None:
                         raise
-                    raise explained from error
+                    raise explained from (error if explained is not error.__cause__ else None)
                 finally:
                     here.desk, self._since = None, 0.0
                 notes = board.notes()
@@ -103,7 +103,9 @@ class Watch:
                 do="look at where they are stuck: a server or file system that does not answer, a lock that was held "
                 "when they forked (then: multiprocessing_context='spawn'). If they are only slow, set a longer timeout",
             )
-        return _of_death(text, self._board)
+        if isinstance(error.__cause__, WorkerError):  # said already, where torch heard of the death
+            return error.__cause__
+        return _of_death(f"{text} {error.__cause__}", self._board)
 
     def _where(self) -> str:
         """Each reader, its shard, and its stack; those that only wait for work are left out."""

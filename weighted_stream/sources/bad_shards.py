@@ -35,6 +35,7 @@ class Policy:
     Attributes:
         skips: whether it goes on behind one.
         limit: how many are skipped at most; None: any number.
+        met: the shards that were left out in this process, and why.
 
     Raises:
         SourceError: for a policy that is none.
@@ -55,7 +56,7 @@ class Policy:
             )
         self.limit = None if on_bad_shard == "skip" else 0 if on_bad_shard == "raise" else int(on_bad_shard)
         self.skips = self.limit is None or self.limit > 0
-        self._met: dict[str, str] = {}
+        self.met: dict[str, str] = {}
 
     def meet(self, shard: str, error: Exception) -> None:
         """This shard cannot be read. Returns where it is to be left out; then the main process is told, once.
@@ -65,13 +66,13 @@ class Policy:
         """
         if not self.skips:
             raise error
-        if shard in self._met:
+        if shard in self.met:
             return
-        self._met[shard] = why = reason(error)
+        self.met[shard] = why = reason(error)
         if not tell({"bad": shard, "why": why}):  # a DataLoader of the user's own: nobody else will say it
             warnings.warn(left_out(shard, why), RuntimeWarning, stacklevel=3)
-            if self.limit is not None and len(self._met) > self.limit:
-                raise too_many(self._met, self.limit) from error
+            if self.limit is not None and len(self.met) > self.limit:
+                raise too_many(self.met, self.limit) from error
 
 
 class BadShards:
@@ -79,6 +80,7 @@ class BadShards:
 
     Args:
         policy: of the stream.
+        left_out: shards that were left out before.
 
     Attributes:
         bad: the shards that were left out, and why, since the stream was made.
@@ -86,9 +88,10 @@ class BadShards:
         lacking_now: the same, of the epoch that runs.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, left_out: Mapping[str, str]) -> None:
         self.policy = policy
-        self.bad: dict[str, str] = {}
+        self.bad = dict(left_out)
+        self._before = len(left_out)
         self.lacking = self.lacking_now = 0
         self._ends: dict[str, str] = {}
         self._said: set[str] = set()
@@ -118,7 +121,7 @@ class BadShards:
 
     def figures(self) -> dict[str, float]:
         """``bad_shards`` and ``samples_lacking``, to log; empty where no shard is left out."""
-        if not self.policy.skips:
+        if not self.policy.skips and not self.bad:
             return {}
         return {"bad_shards": float(len(self.bad)), "samples_lacking": float(self.lacking)}
 
@@ -127,7 +130,7 @@ class BadShards:
             return
         self.bad[shard] = why
         limit = self.policy.limit
-        if limit is not None and len(self.bad) > limit:
+        if limit is not None and len(self.bad) - self._before > limit:
             raise too_many(self.bad, limit)
         warnings.warn(left_out(shard, why), RuntimeWarning, stacklevel=5)
 

@@ -135,6 +135,10 @@ class Source(ABC):
                 do='on_bad_shard="raise"; or pass over bad samples in the dataset',
             )
 
+    def left_out(self) -> dict[str, str]:
+        """Shards that the dataset is without since it was made, and why."""
+        return {}
+
     def check(self) -> None:
         """Look, before an epoch begins, whether what it will read is there, as far as that is cheap. Default: nothing.
 

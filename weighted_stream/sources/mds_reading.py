@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,7 +28,8 @@ class Reader:
 
     ``__getitem__`` gives ``(id, sample)``, and looks at a shard when it first comes to it. ``prepare_shard`` keeps the
     error of a shard that cannot be brought: streaming raises it in a thread, whose end ends the epoch early, or never.
-    Where bad shards are skipped, ``_each_sample_id`` reads the sample before it gives its position out.
+    ``_each_sample_id`` is `positions`, or where bad shards are skipped `readable`, which reads the sample before it
+    gives its position out.
 
     Args:
         dataset: the copy.
@@ -50,6 +52,7 @@ class Reader:
         self._bad: dict[int, Exception] = {}
         self._seen: set[int] = set()
         self._ready: Any = None
+        self._events: list[Any] = []
         # Which shards were found whole: workers of this epoch and of later ones need not look again.
         self._whole: Any = torch.zeros(len(shards), dtype=torch.uint8, device="cpu")
         share(self._whole)
@@ -64,8 +67,7 @@ class Reader:
         """Stand in."""
         methods = vars(self._dataset)
         methods["__getitem__"], methods["prepare_shard"] = self, self.prepare
-        if self.policy.skips:
-            methods["_each_sample_id"] = self.each
+        methods["_each_sample_id"] = self.readable if self.policy.skips else self.positions
         return self
 
     def forget(self) -> None:
@@ -102,10 +104,35 @@ class Reader:
             return identify(self._id_fn, sample, row), sample
         return self._bases[block] + row - self._starts[block], sample
 
-    def each(self, state: Any) -> Iterator[Any]:
+    def positions(self, state: Any) -> Iterator[Any]:
+        """The positions of an epoch. Where it is left early, the threads that read ahead are let go.
+
+        By itself streaming's one that waits for a shard would wait on, and keep the process from its end.
+        """
+        event = self._dataset._event
+        register = getattr(threading, "_register_atexit", None)
+        if register is not None and event not in self._events:
+            self._events.append(event)
+            register(event.set)
+        whole = False
+        try:
+            yield from type(self._dataset)._each_sample_id(self._dataset, state)
+            whole = True
+        finally:
+            if not whole:
+                event.set()
+                leave = state.exit
+
+                def leave_and_clear() -> None:  # streaming calls it when the next epoch begins
+                    leave()
+                    event.clear()
+
+                state.exit = leave_and_clear
+
+    def readable(self, state: Any) -> Iterator[Any]:
         """The positions whose samples can be read; those of bad shards are counted."""
         left_out = 0
-        for position in type(self._dataset)._each_sample_id(self._dataset, state):
+        for position in self.positions(state):
             try:
                 self._ready = self(position)
             except SourceError as error:
@@ -131,9 +158,7 @@ class Reader:
         except Exception as error:
             lock = getattr(dataset, "_cache_filelock", None)
             if lock is not None and lock.is_locked:  # nothing could be evicted
-                with suppress(Exception):
-                    lock.release()
-                raise
+                lock.release()
             # Streaming leaves it "being prepared", for which all others would wait for ever. Whoever comes to it looks.
             dataset._shard_states[shard] = _LOCAL
             name = self._shards[shard][0]

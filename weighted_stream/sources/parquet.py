@@ -108,6 +108,10 @@ class ParquetSource(Source):
         """What readers do with a row group that cannot be read: the others of its file are read."""
         self._data.policy = policy
 
+    def left_out(self) -> dict[str, str]:
+        """The files that could not be opened when the dataset was made."""
+        return self._data.left_out
+
     def least(self) -> int:
         """The rows of this rank."""
         return len(self._data)

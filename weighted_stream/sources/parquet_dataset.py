@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from weighted_stream.errors import SourceError
-from weighted_stream.sources.bad_shards import Policy, tell_ends
+from weighted_stream.sources.bad_shards import OnBadShard, Policy, tell_ends
 from weighted_stream.sources.board import reads, tell
 from weighted_stream.sources.parquet_files import ParquetFiles, PathLike, open_file, read_footers, unreadable
 from weighted_stream.sources.sharding import (
@@ -69,6 +69,12 @@ class ParquetDataset(IterableDataset[Row]):
             Trainer).
         filesystem: a `pyarrow.fs.FileSystem` that the paths lie in, such as ``S3FileSystem(anonymous=True)``;
             None: see ``paths``. It goes along to workers as it is, credentials and all; it is written nowhere.
+        on_bad_file: of a file that cannot be opened now, or has other columns than the first: ``"raise"``, or
+            leave it out with a warning, ``"skip"`` or so many at most. What breaks later is the stream's
+            ``on_bad_shard``, or an error.
+
+    Attributes:
+        left_out: the files that were left out, and why.
 
     Raises:
         SourceError: if there is no file or row, two files have the same name, a file cannot be read
@@ -95,6 +101,7 @@ class ParquetDataset(IterableDataset[Row]):
         batch_rows: int = 1024,
         replica: tuple[int, int] | None = None,
         filesystem: Any = None,
+        on_bad_file: OnBadShard = "raise",
     ) -> None:
         for name, value, least in (
             ("seed", seed, 0),
@@ -108,7 +115,9 @@ class ParquetDataset(IterableDataset[Row]):
                     expected=f"an int of at least {least}",
                     do=f"pass another {name}=",
                 )
-        self.files: ParquetFiles = read_footers(paths, [columns] if isinstance(columns, str) else columns, filesystem)
+        names, unread = [columns] if isinstance(columns, str) else columns, Policy(on_bad_file)
+        self.files: ParquetFiles = read_footers(paths, names, filesystem, unread)
+        self.left_out: dict[str, str] = unread.met
         self.shuffle, self.seed, self.buffer_size, self.batch_rows = shuffle, seed, buffer_size, batch_rows
         self._replica = None if replica is None else check_replica(replica)
         self._parent_replica: tuple[int, int] | None = None

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weighted_stream.errors import SourceError
+from weighted_stream.sources.bad_shards import Policy
 from weighted_stream.sources.parquet_remote import at_once, expand, open_remote, storage_of
 from weighted_stream.sources.sharding import Ints
 from weighted_stream.sources.unreadable import without_credentials
@@ -56,27 +57,37 @@ class ParquetFiles:
 
 
 def read_footers(
-    paths: PathLike | Iterable[PathLike], columns: Sequence[str] | None, filesystem: Any = None
+    paths: PathLike | Iterable[PathLike],
+    columns: Sequence[str] | None,
+    filesystem: Any = None,
+    policy: Policy | None = None,
 ) -> ParquetFiles:
-    """Find the files and read their footers.
+    """Find the files and read their footers; those that cannot be read, or have other columns, as ``policy`` says.
 
     Raises:
         SourceError: if there is no file, or no row, two files have the same key, one is no Parquet file, a
             column is missing, or files differ in their schema.
     """
-    files = find_files(paths, filesystem)
-    footers = _footers(files.values(), filesystem)
+    listed, policy = find_files(paths, filesystem), policy or Policy()
+    footers = _footers(listed.values(), filesystem)
+    files: dict[str, str] = {}
     types: dict[str, pa.DataType] = {}
     common: set[str] = set()
     rows, groups = [], []
-    for number, path in enumerate(files.values()):
-        footer = next(footers)
-        schema = _schema(path, footer)
-        found = _selected(path, schema, columns)
-        if not number:
+    for (key, path), footer in zip(listed.items(), footers, strict=True):
+        try:
+            if isinstance(footer, SourceError):
+                raise footer
+            schema = _schema(path, footer)
+            found = _selected(path, schema, columns)
+            if files and found != types:
+                raise _differs(path, found, next(iter(files.values())), types)
+        except SourceError as error:
+            policy.meet(key, error)
+            continue
+        if not files:
             types, common = found, set(schema.names)
-        elif found != types:
-            raise _differs(path, found, next(iter(files.values())), types)
+        number, files[key] = len(files), path
         common &= set(schema.names)
         rows.append(footer.num_rows)
         sizes = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
@@ -85,7 +96,7 @@ def read_footers(
     if not sum(rows):
         raise SourceError(
             "These Parquet files hold no rows.",
-            found=f"0 rows in {len(files)} file(s), the first {next(iter(files.values()))}",
+            found=f"0 rows in {len(files)} file(s), the first {next(iter(listed.values()))}",
             expected="at least one row",
             do="check how the files were written",
         )
@@ -114,13 +125,17 @@ def open_file(path: str, filesystem: Any = None) -> pq.ParquetFile:
     return pq.ParquetFile(path, buffer_size=READ_BYTES, page_checksum_verification=True)
 
 
-def _footers(paths: Collection[str], filesystem: Any) -> Iterator[pq.FileMetaData]:
-    def footer(path: str) -> pq.FileMetaData:
+def _footers(paths: Collection[str], filesystem: Any) -> Iterator[pq.FileMetaData | SourceError]:
+    def footer(path: str) -> pq.FileMetaData | SourceError:
         try:
             with open_file(path, filesystem) as file:
                 return file.metadata
+        except SourceError as error:
+            return error
         except (pa.ArrowException, OSError) as error:
-            raise unreadable(path, error) from error
+            found = unreadable(path, error)
+            found.__cause__ = error
+            return found
 
     remote = any(storage_of(path, filesystem) for path in paths)
     return iter(at_once(footer, paths)) if remote else map(footer, paths)

@@ -1,0 +1,194 @@
+"""on_bad_shard: the rest of the epoch is whole, what is left out is named once, and an epoch goes on as it would."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from shards import streaming_here, write_mds, write_tars
+
+from weighted_stream import ParquetDataset, SourceError, Uniform, WeightedStream
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:.*num_workers.*:UserWarning:webdataset"),
+    pytest.mark.timeout(60),
+]
+
+ROWS, SHARDS = 10, 8
+
+
+def mds(folder: Path) -> Any:
+    pytest.importorskip("streaming")
+    from streaming import StreamingDataset
+
+    if not (folder / "index.json").exists():
+        write_mds(folder, range(ROWS * SHARDS))
+    return StreamingDataset(local=str(folder), batch_size=4, shuffle=True, shuffle_seed=3)
+
+
+def tars(folder: Path) -> Any:
+    wds = pytest.importorskip("webdataset")
+    if not list(folder.glob("*.tar")):
+        write_tars(folder, range(ROWS * SHARDS))
+    urls = [str(folder / f"{number:05}.tar") for number in range(SHARDS)]
+    return wds.WebDataset(urls, shardshuffle=False).decode().map(marker)
+
+
+def marker(sample: dict[str, Any]) -> dict[str, Any]:
+    return {"marker": sample["cls"], "text": sample["json"]["marker"]}
+
+
+def parquet(folder: Path) -> Any:
+    for number in range(SHARDS):
+        path = folder / f"{number}.parquet"
+        if not path.exists():
+            table = pa.table({"marker": range(number * ROWS, number * ROWS + ROWS)})
+            pq.write_table(table, path, write_page_checksum=True)
+    return ParquetDataset(folder)
+
+
+FORMATS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "mds": (mds, "shard.{:05}.mds"),
+    "webdataset": (tars, "{:05}.tar"),
+    "parquet": (parquet, "{}.parquet"),
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path) -> Iterator[None]:
+    try:
+        import streaming  # noqa: F401
+    except ImportError:
+        yield
+        return
+    with streaming_here():
+        yield
+
+
+def damage(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "flipped":  # in the first header of the middle of a tar, in the data of the others
+        place = data.index(b"0005.") if path.suffix == ".tar" else 6
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :])
+
+
+def epoch(stream: WeightedStream, workers: int) -> tuple[list[int], list[str]]:
+    markers: list[int] = []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", RuntimeWarning)
+        for batch, weight in stream.loader(batch_size=4, num_workers=workers, **({"timeout": 40} if workers else {})):
+            weight.resolve(batch["marker"].float())
+            markers += batch["marker"].tolist()
+    return markers, [str(one.message) for one in said if issubclass(one.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", ["missing", "cut", "flipped"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_skip(kind: str, how: str, workers: int, tmp_path: Path) -> None:
+    make, file = FORMATS[kind]
+    data = make(tmp_path)
+    for number in (2, 5):
+        damage(tmp_path / file.format(number), how)
+    stream = WeightedStream(data, Uniform(), on_bad_shard="skip")
+    for round in range(2):
+        markers, said = epoch(stream, workers)
+        others = {row for row in range(ROWS * SHARDS) if row // ROWS not in (2, 5)}
+        assert others <= set(markers)
+        assert len(markers) == len(set(markers))
+        half = set(markers) - others  # of a tar file what came before the break
+        assert not half or kind == "webdataset"
+        if round == 0:
+            for number in (2, 5):
+                assert sum(file.format(number) in text and "left out" in text for text in said) == 1, said
+            assert len(said) == 2
+        else:
+            assert not said
+    figures = stream.stats()
+    assert figures["bad_shards"] == 2
+    assert figures["samples_lacking"] == (0 if kind == "webdataset" else 2 * 2 * ROWS)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_limit_names_all(kind: str, workers: int, tmp_path: Path) -> None:
+    make, file = FORMATS[kind]
+    data = make(tmp_path)
+    bad = [file.format(number) for number in (1, 4, 6)]
+    for name in bad[:2]:
+        damage(tmp_path / name, "cut")
+    assert len(epoch(WeightedStream(data, Uniform(), on_bad_shard=2), workers)[1]) == 2
+    damage(tmp_path / bad[2], "cut")
+    stream = WeightedStream(make(tmp_path) if kind != "parquet" else data, Uniform(), on_bad_shard=2)
+    with pytest.raises(SourceError, match="More shards cannot be read than on_bad_shard=2") as error:
+        epoch(stream, workers)
+    assert all(name in str(error.value) for name in bad)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_going_on_behind_a_skipped_shard(kind: str, workers: int, tmp_path: Path) -> None:
+    make, file = FORMATS[kind]
+    data = make(tmp_path)
+    damage(tmp_path / file.format(3), "cut")
+
+    def run(stream: WeightedStream, most: int) -> list[list[int]]:
+        batches = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            for batch, weight in stream.loader(batch_size=4, num_workers=workers):
+                weight.resolve(batch["marker"].float())
+                batches.append(batch["marker"].tolist())
+                if len(batches) == most:
+                    break
+        return batches
+
+    def made() -> WeightedStream:
+        return WeightedStream(data if kind == "parquet" else make(tmp_path), Uniform(), on_bad_shard="skip")
+
+    whole = run(made(), 1000)
+    for step in (3, 11, 16):
+        first = made()
+        begun = run(first, step)
+        again = made()
+        again.load_state_dict(first.state_dict())
+        assert begun + run(again, 1000) == whole
+        assert again.stats()["bad_shards"] == 1
+
+
+def test_files_that_are_bad_when_the_dataset_is_made(tmp_path: Path) -> None:
+    parquet(tmp_path)
+    damage(tmp_path / "3.parquet", "cut")
+    pq.write_table(pa.table({"other": [1]}), tmp_path / "4.parquet")
+    with pytest.raises(SourceError, match=r"3\.parquet"):
+        ParquetDataset(tmp_path)
+    with pytest.warns(RuntimeWarning, match="left out"):
+        data = ParquetDataset(tmp_path, on_bad_file="skip")
+    assert set(data.left_out) == {"3.parquet", "4.parquet"}
+    assert len(data) == 60
+    stream = WeightedStream(data, Uniform())
+    assert len(epoch(stream, 0)[0]) == 60
+    assert stream.stats()["bad_shards"] == 2
+    with pytest.raises(SourceError, match="More shards cannot be read"), pytest.warns(RuntimeWarning):
+        ParquetDataset(tmp_path, on_bad_file=1)
+
+
+def test_a_loader_of_ones_own_skips_too(tmp_path: Path) -> None:
+    from torch.utils.data import DataLoader
+
+    data = parquet(tmp_path)
+    damage(tmp_path / "3.parquet", "cut")
+    stream: Any = WeightedStream(data, Uniform(), on_bad_shard="skip")
+    with pytest.warns(RuntimeWarning, match=r"3\.parquet.* is left out"):
+        assert sum(len(weight) for _, weight in DataLoader(stream, batch_size=None)) == 70
