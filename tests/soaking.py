@@ -11,9 +11,13 @@ SEED = int(_SOAK or 0)
 """Of whatever is drawn at random."""
 
 
+SHARE = float(os.environ.get("WEIGHTED_STREAM_SOAK_SHARE", 1))
+"""How much of the long version is done."""
+
+
 def times(short: int, long: int) -> int:
     """How often: in `make test`, in `make soak`."""
-    return long if LONG else short
+    return max(1, round(long * SHARE)) if LONG else short
 
 
 def progress(text: str) -> None:

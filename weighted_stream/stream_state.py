@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from weighted_stream.errors import StateError
+from weighted_stream.errors import StateError, WeightedStreamError
 from weighted_stream.feedback import Feedback
 from weighted_stream.position import Position
 from weighted_stream.sources.base import Fingerprint
 from weighted_stream.sources.sharding import replica
 from weighted_stream.state import check_keys
+from weighted_stream.state_kinds import check_kinds
+from weighted_stream.strategies.base import Strategy
 
 VERSION = 2
 _KEYS = ("version", "dataset", "strategy", "step", "next_epoch", "position", "store")
@@ -41,7 +43,7 @@ def load(feedback: Feedback, dataset: Fingerprint, state: Mapping[str, Any]) -> 
     Raises:
         StateError: for a state of another version, dataset or strategy; nothing has changed then.
     """
-    if isinstance(state, Mapping) and state.get("version", VERSION) != VERSION:
+    if isinstance(state, Mapping) and isinstance(state.get("version"), int) and state["version"] != VERSION:
         raise StateError(
             "This state was saved by another version of the library.",
             found=f"version {state['version']}",
@@ -50,6 +52,7 @@ def load(feedback: Feedback, dataset: Fingerprint, state: Mapping[str, Any]) -> 
         )
     check_keys("a stream's state", state, _KEYS)
     check_keys("a strategy's state", state["strategy"], ("name", "options", "learned"))
+    check_kinds(state)
     conflict = Fingerprint.from_json(state["dataset"]).conflict(dataset)
     if conflict is not None:
         raise StateError(
@@ -61,14 +64,28 @@ def load(feedback: Feedback, dataset: Fingerprint, state: Mapping[str, Any]) -> 
     _check_strategy(feedback, state["strategy"])
     position = None if state["position"] is None else Position.from_state(state["position"], *replica())
     before = feedback.strategy.state_dict()
-    feedback.strategy.load_state_dict(state["strategy"]["learned"])
     try:
+        _teach(feedback.strategy, state["strategy"]["learned"])
         feedback.restore(state["store"])
     except BaseException:
         feedback.strategy.load_state_dict(before)
         raise
     feedback.go_on_from(int(state["step"]))
     return position
+
+
+def _teach(strategy: Strategy, learned: Mapping[str, Any]) -> None:
+    try:
+        strategy.load_state_dict(learned)
+    except WeightedStreamError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise StateError(
+            "What the strategy had learned cannot be taken from this state.",
+            found=f"{type(error).__name__}: {error}",
+            expected=f"what state_dict() of {strategy!r} gave",
+            do="load a state that was saved whole, by the same version of the library",
+        ) from error
 
 
 def _check_strategy(feedback: Feedback, saved: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def _file(path: Path, text: TextField) -> Iterator[Any]:
     read = _parquet(path, text) if path.suffix == ".parquet" else _jsonl(path)
     try:
         yield from read
-    except (OSError, EOFError, ValueError, RecursionError, pa.ArrowException) as error:
+    except (OSError, EOFError, ValueError, RecursionError, OverflowError, zlib.error, pa.ArrowException) as error:
         if isinstance(error, ScoringError):
             raise
         raise ScoringError(

@@ -29,7 +29,7 @@ Ids: TypeAlias = NDArray[np.int64]
 FOLDER = "_scores"
 """Where they are, beside the shards; readers of Parquet folders skip names that begin with an underscore."""
 
-_KEY = b"weighted_stream.scores"
+_KEY, _CHECK = b"weighted_stream.scores", b"weighted_stream.check"
 _SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("score", pa.float32(), nullable=False)])
 _LONGEST = 180
 
@@ -108,7 +108,8 @@ def write_side_file(
         "version": __version__,
     }
     table = pa.table([pa.array(ids, pa.int64()), pa.array(scores, pa.float32())], schema=_SCHEMA)
-    table = table.replace_schema_metadata({_KEY: json.dumps(about).encode()})
+    said = json.dumps(about).encode()
+    table = table.replace_schema_metadata({_KEY: said, _CHECK: _digest(said, table)})
     path = side_path(folder, shard)
     draft = folder / f".{path.name}.{os.getpid()}"
     try:
@@ -138,16 +139,17 @@ def about(path: Path) -> SideFile | None:
         ScoringError: if it cannot be read.
     """
     try:
-        found = pq.read_schema(path).metadata or {}
-    except (pa.ArrowException, OSError) as error:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from error
-    if _KEY not in found:
+    found = schema.metadata or {}
+    if _KEY not in found and _CHECK not in found and schema.remove_metadata() != _SCHEMA:
         return None
     try:
         value: dict[str, Any] = json.loads(found[_KEY])
         identity, dataset = ScoreIdentity.from_json(value["identity"]), Fingerprint.from_json(value["dataset"])
         return SideFile(path, value["shard"], value["rows"], value["size"], identity, dataset, value["version"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, error) from error
 
 
@@ -187,8 +189,10 @@ def read_side_file(path: Path) -> tuple[Ids, Scores]:
     """
     try:
         with pq.ParquetFile(path) as file:
-            table = file.read(["id", "score"])
-    except (pa.ArrowException, OSError) as error:
+            table, said = file.read(["id", "score"]), file.schema_arrow.metadata or {}
+        if table.schema.remove_metadata() != _SCHEMA or said.get(_CHECK) != _digest(said.get(_KEY, b""), table):
+            raise ValueError("other bytes than were written")
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from error
     return table.column("id").to_numpy(), table.column("score").to_numpy()
 
@@ -222,6 +226,14 @@ def read_scores(path: str | PathLike[str]) -> Scored:
             yield read_side_file(side.path)
 
     return Scored(found[0].identity, dataset, batches)
+
+
+def _digest(said: bytes, table: pa.Table) -> bytes:
+    """Of all that is in a side file: Parquet itself notices no flipped bit."""
+    digest = blake2b(said, digest_size=16)
+    for name in ("id", "score"):
+        digest.update(np.ascontiguousarray(table.column(name).to_numpy()).data)
+    return digest.hexdigest().encode()
 
 
 def _damaged(path: Path, error: Exception) -> ScoringError:

@@ -91,7 +91,7 @@ class Folder:
             raise failure(
                 f"Cannot read {file}.", error, expected="a readable file", do="check its permissions"
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(
                 f"{file} is damaged.",
                 found=f"no JSON: {error}",

@@ -39,7 +39,7 @@ _BYTES = _PAGE + 2 * WINDOW * 4
     _TALLY,
 ) = range(10)
 _TALLY_END = _TALLY + len(Tally._fields)
-_POSITION, _CHAIN, _TARGET = range(_TALLY_END, _TALLY_END + 3)
+_POSITION, _CHAIN, _TARGET, _TARGET_CHECK = range(_TALLY_END, _TALLY_END + 4)
 
 
 class Header:
@@ -140,11 +140,20 @@ class Header:
 
     @property
     def target(self) -> int:
-        """1 + the position that the records are being rolled back to; `REBUILD`, or `NO_TARGET`."""
-        return self._cells[_TARGET]
+        """1 + the position that the records are being rolled back to; `REBUILD`, or `NO_TARGET`.
+
+        Raises:
+            StoreError: if it is damaged: it would cost what came after that position.
+        """
+        target = self._cells[_TARGET]
+        if target != NO_TARGET and self._cells[_TARGET_CHECK] != ~target:
+            raise _damaged(f"an end of a roll-back of {target}", "the one that was written")
+        return target
 
     @target.setter
     def target(self, target: int) -> None:
+        if target != NO_TARGET:  # in this order, as the process may be killed in between
+            self._cells[_TARGET_CHECK] = ~target
         self._cells[_TARGET] = target
 
     @property
@@ -234,12 +243,7 @@ def _push(ring: Floats, position: int, values: Floats) -> int:
 
 def _check(cells: memoryview[int]) -> None:
     if cells[_MAGIC_CELL] != _MAGIC:
-        raise StoreError(
-            f"{HEADER} is not the header of a store, or it is damaged.",
-            found=f"magic number {cells[_MAGIC_CELL] & (2**64 - 1):#018x}",
-            expected=f"{_MAGIC:#018x}",
-            do="restore the store from a copy, or delete its directory and begin a new one",
-        )
+        raise _damaged(f"magic number {cells[_MAGIC_CELL] & (2**64 - 1):#018x}", f"{_MAGIC:#018x}")
     if (cells[_VERSION], cells[_RECORD]) != (FORMAT_VERSION, RECORD_BYTES):
         raise StoreMismatchError(
             "This store has another format.",
@@ -247,3 +251,12 @@ def _check(cells: memoryview[int]) -> None:
             expected=f"version {FORMAT_VERSION} with records of {RECORD_BYTES} bytes",
             do="use the version of weighted-stream that made it, or begin a new store",
         )
+
+
+def _damaged(found: str, expected: str) -> StoreError:
+    return StoreError(
+        f"{HEADER} is not the header of a store, or it is damaged.",
+        found=found,
+        expected=expected,
+        do="WeightStore.rebuild(path) if the store has a journal; else restore it from a copy, or begin a new one",
+    )

@@ -127,7 +127,7 @@ def bind(place: Place, fingerprint: Fingerprint, *, write: bool) -> None:
         return
     try:
         stored = type(fingerprint).from_json(known)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _mismatch(f"{type(error).__name__}: {error}", known, fingerprint) from error
     reason = stored.conflict(fingerprint)
     if reason is not None:
@@ -170,7 +170,7 @@ def check_scores(place: Place, identity: Identity, *, scored: int) -> bool:
         return False
     try:
         reason = type(identity).from_json(known).conflict(identity)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
     if reason is not None and scored:
         raise _other_scores(reason, f"samples with a score: {scored:,}, by {_named(known)}", identity)
@@ -179,7 +179,7 @@ def check_scores(place: Place, identity: Identity, *, scored: int) -> bool:
 
 def _read(place: Place) -> dict[str, Any]:
     value = place.read_manifest()
-    if not isinstance(value, dict) or not {"format", "version", "fingerprint"} <= value.keys():
+    if not isinstance(value, dict) or not {"format", "version", "fingerprint"} <= value.keys() or not _plausible(value):
         raise StoreError(
             f"The {MANIFEST} of this store is missing or damaged.",
             found=_short(value),
@@ -194,6 +194,15 @@ def _read(place: Place) -> dict[str, Any]:
             do="use the version of weighted-stream that made it, or begin a new store",
         )
     return value
+
+
+def _plausible(value: dict[str, Any]) -> bool:
+    """Whether everything there is of the kind that was written."""
+    names = value.get("groups", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        return False
+    kinds = {"fingerprint": dict, "store": str, "rebuilding": bool}
+    return all(value.get(name) is None or isinstance(value[name], kind) for name, kind in kinds.items())
 
 
 def _mismatch(reason: str, known: dict[str, Any], given: Fingerprint) -> StoreMismatchError:

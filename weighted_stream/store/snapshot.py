@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from weighted_stream.sample_ids import MAX_ID
 from weighted_stream.store.header import WINDOW
@@ -37,15 +38,16 @@ def put(regions: Regions, state: Mapping[str, Any]) -> None:
         StoreError: if this is no such state, then nothing is changed; or the disk is full.
     """
     try:
-        ids = np.ascontiguousarray(state["ids"], np.int64)
-        records = np.ascontiguousarray(state["records"], np.int32).view(np.uint32)
+        ids = _integers(state["ids"], np.int64)
+        records = _integers(state["records"], np.int32).view(np.uint32)
         tally = Tally(*(int(number) for number in state["counts"]))
         pushed = int(state["pushed"][0]), int(state["pushed"][1])
         losses, weights = np.zeros((2, WINDOW), np.float32)
-        losses[: pushed[0]], weights[: pushed[1]] = state["losses"], state["weights"]
+        with np.errstate(all="ignore"):
+            losses[: pushed[0]], weights[: pushed[1]] = state["losses"], state["weights"]
         right = records.shape == (ids.size, 8) and ids.ndim == 1 and count(records) == tally and min(pushed) >= 0
         right = right and (not ids.size or 0 <= int(ids.min()) <= int(ids.max()) <= MAX_ID)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise no_state(f"{type(error).__name__}: {error}") from error
     if not right:
         raise no_state("arrays that do not go together")
@@ -56,3 +58,14 @@ def put(regions: Regions, state: Mapping[str, Any]) -> None:
     header.tally = tally
     header.set_window(pushed, losses, weights)
     header.end(NOTHING, None, None)
+
+
+def _integers(values: Any, dtype: type[np.signedinteger[Any]]) -> npt.NDArray[Any]:
+    """As an array of integers; nothing is rounded or cut."""
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"{array.dtype} in place of {np.dtype(dtype)}")
+    integers = np.ascontiguousarray(array, dtype)
+    if not np.array_equal(integers, array):
+        raise ValueError(f"numbers beyond {np.dtype(dtype)}")
+    return integers

@@ -44,9 +44,10 @@ def to_journal(place: Place, regions: Regions, journal: Journal, state: Mapping[
     if _kind(state) == "records":
         if journal.mark != (0, 0):
             raise _other_kind("all records of a store without a journal", "a position in the journal of this store")
-        manifest.put_scores(place, state.get("scores"))
-        manifest.put_groups(place, state.get("groups", ()))
+        groups = _groups(state)
         snapshot.put(regions, state)
+        manifest.put_scores(place, state.get("scores"))
+        manifest.put_groups(place, groups)
         journal.base.take(regions)
         return
     journal.roll_back(check_position(place, journal, state))
@@ -99,16 +100,26 @@ def to_records(place: Place, regions: Regions, state: Mapping[str, Any]) -> None
     """
     if _kind(state) != "records":
         raise _other_kind("a position in a journal", "all records: this store has no journal")
+    groups = _groups(state)
     regions.mend()
     snapshot.put(regions, state)
     manifest.put_scores(place, state.get("scores"))
-    manifest.put_groups(place, state.get("groups", ()))
+    manifest.put_groups(place, groups)
+
+
+def _groups(state: Mapping[str, Any]) -> list[str]:
+    names = state.get("groups", [])
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise no_state(f"groups {names!r}"[:100])
+    if len(set(names)) < len(names):
+        raise no_state("two groups of one name")
+    return list(names)
 
 
 def _kind(state: Mapping[str, Any]) -> str:
-    if not isinstance(state, Mapping) or state.get("kind") not in ("journal", "records"):
+    if not isinstance(state, Mapping) or str(state.get("kind")) not in ("journal", "records"):
         raise no_state(f"{type(state).__name__}" + (f" of {sorted(state)}" if isinstance(state, Mapping) else ""))
-    if state.get("version") != STATE_VERSION:
+    if type(state.get("version")) is not int or state["version"] != STATE_VERSION:
         raise StoreMismatchError(
             "This state is of another version.",
             found=f"version {state.get('version')!r}",
