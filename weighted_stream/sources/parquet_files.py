@@ -132,7 +132,7 @@ def _footers(paths: Collection[str], filesystem: Any) -> Iterator[pq.FileMetaDat
                 return file.metadata
         except SourceError as error:
             return error
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # names that are no text
             found = unreadable(path, error)
             found.__cause__ = error
             return found
@@ -150,9 +150,12 @@ def _schema(path: str, footer: pq.FileMetaData) -> pa.Schema:
             expected=f"the sum of all row groups, each of {MOST_ROWS:,} rows at most",
             do="write the file again; it is damaged, or made to mislead",
         )
+    sizes = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+    if sum(sizes) != footer.num_rows or min(sizes, default=0) < 0:
+        raise unreadable(path, ValueError(f"row groups of {sum(sizes):,} rows, and {footer.num_rows:,} in all"))
     try:
         return footer.schema.to_arrow_schema()
-    except pa.ArrowException as error:
+    except (pa.ArrowException, ValueError) as error:
         raise unreadable(path, error) from error
 
 
