@@ -150,9 +150,6 @@ def _schema(path: str, footer: pq.FileMetaData) -> pa.Schema:
             expected=f"the sum of all row groups, each of {MOST_ROWS:,} rows at most",
             do="write the file again; it is damaged, or made to mislead",
         )
-    sizes = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
-    if sum(sizes) != footer.num_rows or min(sizes, default=0) < 0:
-        raise unreadable(path, ValueError(f"row groups of {sum(sizes):,} rows, and {footer.num_rows:,} in all"))
     try:
         return footer.schema.to_arrow_schema()
     except (pa.ArrowException, ValueError) as error:
