@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import shutil
 import socket
 import subprocess
 import threading
@@ -30,6 +31,8 @@ SECRET = "s3cret/§ #x"
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ca.pem signs server.pem (for 127.0.0.1); other.pem is somebody else's."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl, to make certificates")
     folder = tmp_path_factory.mktemp("certificates")
 
     def openssl(*arguments: str) -> None:
@@ -150,6 +153,14 @@ def test_no_address(url: str) -> None:
         SharedStore(url)
     assert "cret" not in "".join(traceback.format_exception(caught.value)).replace(url, "")
     assert "cret" not in str(caught.value)
+
+
+def test_an_address_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="is a SharedStore") as caught:
+        WeightStore("redis://:secret@host/0")
+    assert "secret" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_certificates_need_tls() -> None:

@@ -17,6 +17,16 @@ def mode(path: object, mode: object) -> StoreError:
     )
 
 
+def address(url: str) -> StoreError:
+    """A server is no directory; what may stand in its address is not shown."""
+    return StoreError(
+        "A store on a server is a SharedStore.",
+        found=f"{url.partition('://')[0]}://…, where a directory is wanted",
+        expected="a directory, or a SharedStore",
+        do="store=SharedStore(url), or SharedStore(url, path) with a local directory of its own",
+    )
+
+
 def closed() -> StoreError:
     """Nothing can be done with a closed store."""
     return StoreError(

@@ -20,7 +20,7 @@ about 100 bytes a sample that one writer has seen (at a million)."""
 MOST_CHANGES = 4096
 """Pushes the stream holds; who has missed more goes through all records."""
 
-MOST_SESSIONS = 256
+MOST_SESSIONS = 128
 """That may contribute to one sample."""
 
 # Keys: meta, changes, last, hidden. Arguments: prefix, session, token before, token, ids, buckets, records.

@@ -31,6 +31,7 @@ from weighted_stream.store.place import JOURNAL, Place
 from weighted_stream.store.record import Ids, Records, fields, groups_of
 from weighted_stream.store.regions import Regions
 from weighted_stream.store.scratch import Scratch
+from weighted_stream.store.shared_address import is_address
 from weighted_stream.store.statistics import summary
 
 Fields: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -84,6 +85,8 @@ class WeightStore:
     ) -> None:
         if mode not in ("a", "r") or (mode == "r" and path is None):
             raise refusals.mode(path, mode)
+        if is_address(path):
+            raise refusals.address(str(path))
         write = mode == "a"
         self._process = os.getpid() if write else None
         self._closed = False
