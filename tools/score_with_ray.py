@@ -25,6 +25,7 @@ from weighted_stream.scoring.identity import ScoreIdentity
 from weighted_stream.shards.job import ScoringJob, pending, refuse_unreadable, score_shard
 from weighted_stream.shards.score import Report
 from weighted_stream.shards.workers import Bad, Done, Samples
+from weighted_stream.sources.s3 import is_s3
 
 FACTS = ("problem", "found", "expected", "do")
 
@@ -160,7 +161,7 @@ def _everywhere(job: ScoringJob) -> ScoringJob:
     if Path(spec.encoder).exists():
         spec = replace(spec, encoder=os.path.abspath(spec.encoder))
     out = None if job.out is None else job.out.absolute()
-    return replace(job, shards=os.path.abspath(job.shards), spec=spec, out=out)
+    return replace(job, shards=job.shards if is_s3(job.shards) else os.path.abspath(job.shards), spec=spec, out=out)
 
 
 if __name__ == "__main__":

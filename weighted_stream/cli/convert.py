@@ -25,7 +25,8 @@ def add_command(commands: Any) -> None:
         "(and <column>.bin for bytes). DST appears when it is whole.",
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SRC", help=".jsonl[.gz], .parquet, .txt, a folder of them, or of save_to_disk")
+    files = ".jsonl[.gz], .parquet (also s3://), .txt, a folder of them, or of save_to_disk"
+    add("source", metavar="SRC", help=files)
     add("folder", type=Path, metavar="DST", help="folder for the shards; new or empty")
     add("--format", choices=sorted(FORMATS), required=True, help="of the shards")
     add("--text", metavar="FIELD", help="check that this column is there and holds text")

@@ -49,7 +49,7 @@ def add_command(commands: Any) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say what is to be scored and how; the job on a cluster has the same."""
     add = parser.add_argument
-    add("shards", metavar="SHARDS", help="folder, file or glob pattern of MDS, WebDataset or Parquet shards")
+    add("shards", metavar="SHARDS", help="folder, file or glob pattern of MDS, WebDataset or Parquet shards; s3://")
     add("--target", required=True, metavar="FILE", help=".jsonl, .jsonl.gz or .parquet: what to become good at")
     add("--encoder", default="hashed", metavar="NAME", help="hashed (default), a sentence encoder, or module:function")
     add("--text", default="text", metavar="FIELD", help="of a sample (default: text)")

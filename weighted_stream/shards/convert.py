@@ -105,7 +105,7 @@ def convert(
         >>> folder.cleanup()
     """
     shard_writer(kind)
-    source, folder = Path(source), Path(folder).absolute()
+    folder = Path(folder).absolute()
     opened = open_input(source, per)
     with _draft(folder, overwrite) as draft:
         schema = _columns(opened, kind, progress)

@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from weighted_stream.errors import SourceError
 from weighted_stream.shards.mds import INDEX, open_mds
+from weighted_stream.shards.remote import look_remote
 from weighted_stream.shards.webdataset import as_row, open_webdataset
 from weighted_stream.sources import source_for
 from weighted_stream.sources.base import Fingerprint
 from weighted_stream.sources.keys import Column, identify
 from weighted_stream.sources.parquet_dataset import ParquetDataset
-from weighted_stream.sources.parquet_files import find_files, unreadable
+from weighted_stream.sources.parquet_files import find_files, open_file, unreadable
 from weighted_stream.sources.parts import Part
+from weighted_stream.sources.s3 import is_s3
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,14 @@ class ShardFolder:
 
     Attributes:
         kind: ``"mds"``, ``"webdataset"`` or ``"parquet"``.
-        root: the folder they are in.
+        root: the folder they are in; None: they are in S3.
         shards: all of them that can be opened, in order.
         fingerprint: what a store remembers of the dataset.
         unreadable: what is wrong with each of the others, by name.
     """
 
     kind: str
-    root: Path
+    root: Path | None
     shards: tuple[Shard, ...]
     fingerprint: Fingerprint
     unreadable: dict[str, SourceError]
@@ -101,7 +102,7 @@ def open_shards(
     ids are those that `WeightedStream` gives the samples of all these shards, so open for scoring what you train on.
 
     Args:
-        path: the directory, file or pattern.
+        path: the directory, file or pattern; also in S3 (``s3://bucket/train``), but for MDS shards.
         id: the column of the ids, where the stream is made with ``id_fn=`` of it.
         columns: of Parquet files, read only these; None: all.
         skip: leave out Parquet files that cannot be opened. (Of other shards it shows when they are read.)
@@ -110,11 +111,16 @@ def open_shards(
         SourceError: if there are no shards, or of several kinds, or a file cannot be opened.
         MissingExtraError: if the package that reads this format is not installed.
     """
-    path = Path(path)
-    kind, root, files = _look(path)
+    root: Path | None = None
+    files: Sequence[str | Path]
+    if is_s3(path):
+        kind, files = look_remote(str(path))
+    else:
+        path = Path(path)
+        kind, root, files = _look(path)
     failed: dict[str, SourceError] = {}
     if kind == "mds":
-        data = open_mds(root)
+        data = open_mds(Path(path))
     elif kind == "webdataset":
         data = open_webdataset(files, shardshuffle=False)
     else:
@@ -131,7 +137,7 @@ def open_shards(
     return ShardFolder(kind, root, shards, fingerprint, failed)
 
 
-def _look(path: Path) -> tuple[str, Path, list[Path]]:
+def _look(path: Path) -> tuple[str, Path, Sequence[Path]]:
     """Format, folder and, of tar files, the files."""
     if (path / INDEX).is_file():
         return "mds", path, []
@@ -157,7 +163,9 @@ def _look(path: Path) -> tuple[str, Path, list[Path]]:
     )
 
 
-def _parquet(path: Path, columns: Sequence[str] | None, skip: bool) -> tuple[Any, dict[str, SourceError]]:
+def _parquet(
+    path: str | PathLike[str], columns: Sequence[str] | None, skip: bool
+) -> tuple[Any, dict[str, SourceError]]:
     """The dataset, and the files that had to be left out of it."""
     try:
         return ParquetDataset(path, columns=columns, replica=(0, 1)), {}
@@ -168,7 +176,10 @@ def _parquet(path: Path, columns: Sequence[str] | None, skip: bool) -> tuple[Any
     files = find_files(path)
     for name, file in files.items():
         try:
-            pq.read_metadata(file)
+            with open_file(file):
+                pass
+        except SourceError as error:
+            failed[name] = error
         except (pa.ArrowException, OSError) as error:
             failed[name] = unreadable(file, error)
     good = {name: file for name, file in files.items() if name not in failed}

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from weighted_stream.errors import SourceError
 from weighted_stream.shards.blocks import ROWS, Block, Input, Row, in_blocks
 from weighted_stream.shards.huggingface import is_saved, open_saved
-from weighted_stream.sources.parquet_files import read_footers, unreadable
+from weighted_stream.sources.parquet_files import open_file, read_footers, unreadable
+from weighted_stream.sources.s3 import is_s3
 from weighted_stream.text_lines import TextFile, open_text
 
+P = TypeVar("P")
 Per: TypeAlias = Literal["line", "file"]
 
 ENDINGS = {
@@ -35,7 +37,7 @@ def open_input(path: str | PathLike[str], per: Per = "line", fields: Collection[
     JSON lines (``.jsonl``, ``.jsonl.gz``, also ``.ndjson``): one object a line. Parquet: a row. Plain text (``.txt``,
     UTF-8): a sample ``{"text": …}`` per line that is not blank, or per file. A directory written by
     ``datasets.Dataset.save_to_disk``: a row. Of another directory, all files of one of these kinds, at any depth, in
-    the order of their names; names that begin with ``_`` or ``.`` are skipped.
+    the order of their names; names that begin with ``_`` or ``.`` are skipped. Parquet also in S3 (``s3://bucket/c4``).
 
     Args:
         path: the file or directory.
@@ -46,19 +48,26 @@ def open_input(path: str | PathLike[str], per: Per = "line", fields: Collection[
         SourceError: if there is nothing of the kind, or of two kinds; while reading, for a line that is no JSON object,
             text that is no UTF-8, a line of more than 64 million characters, or a damaged file.
     """
+    if is_s3(path):
+        return _parquet(path, fields)
     path = Path(path)
     if is_saved(path):
         return open_saved(path)
     files, kind = _find(path)
     if kind == "Parquet":
-        found = read_footers(path, None)  # refuses files that differ in their schema
-        schema = pq.read_schema(found.paths[0]).remove_metadata()
-        if fields is not None:
-            schema = pa.schema([field for field in schema if field.name in fields])
-        files = dict(zip(found.keys, map(Path, found.paths), strict=True))
-        return Input(lambda: _chain(files, lambda name, file: _read_parquet(name, file, schema.names)), schema)
+        return _parquet(path, fields)
     read = _read_json if kind == "JSON lines" else _read_lines if per == "line" else _read_text
     return Input(lambda: _chain(files, lambda name, file: in_blocks(name, _read_or_raise(file, read))))
+
+
+def _parquet(path: str | PathLike[str], fields: Collection[str] | None) -> Input:
+    found = read_footers(path, None)  # refuses files that differ in their schema
+    with open_file(found.paths[0]) as file:
+        schema = file.schema_arrow.remove_metadata()
+    if fields is not None:
+        schema = pa.schema([field for field in schema if field.name in fields])
+    files = dict(zip(found.keys, found.paths, strict=True))
+    return Input(lambda: _chain(files, lambda name, file: _read_parquet(name, file, schema.names)), schema)
 
 
 def _find(path: Path) -> tuple[dict[str, Path], str]:
@@ -89,27 +98,27 @@ def _shown(path: Path, files: int) -> str:
     return f"a directory with {files} other files" if path.is_dir() else "a file of another kind"
 
 
-def _chain(files: dict[str, Path], read: Callable[[str, Path], Iterator[Block]]) -> Iterator[Block]:
+def _chain(files: Mapping[str, P], read: Callable[[str, P], Iterator[Block]]) -> Iterator[Block]:
     for name, file in files.items():
         yield from read(name, file)
 
 
-def _read_parquet(name: str, path: Path, columns: list[str]) -> Iterator[Block]:
+def _read_parquet(name: str, path: str, columns: list[str]) -> Iterator[Block]:
     start = 0
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with open_file(path) as file:
             for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
                 yield Block(name, start, batch.to_pylist())
                 start += len(batch)
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(str(path), error) from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # bytes that are no text, no date …
+        raise unreadable(path, error) from error
 
 
 def _read_or_raise(path: Path, read: Callable[[TextFile, Path], Iterator[Row]]) -> Iterator[Row]:
     try:
         with open_text(path) as file:
             yield from read(file, path)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise SourceError(
             f"Cannot read {path}.",
             found=f"{type(error).__name__}: {error}",

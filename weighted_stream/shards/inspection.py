@@ -16,6 +16,7 @@ from weighted_stream.shards.convert import receipt
 from weighted_stream.shards.folder import ShardFolder, open_shards
 from weighted_stream.shards.side_files import FOLDER, about, read_side_file, side_files
 from weighted_stream.shards.summary import Extremes, Place, Summary
+from weighted_stream.sources.s3 import is_s3
 from weighted_stream.store import SharedStore, WeightStore
 from weighted_stream.store.place import HEADER, MANIFEST
 from weighted_stream.store.shared_address import is_address
@@ -83,6 +84,8 @@ def inspect_path(
     """
     if is_address(path):
         return _shared(str(path), name, data, id, by, top)
+    if is_s3(path):
+        return _shards(path, id, text, top, limit)
     path = Path(path)
     if (path / MANIFEST).is_file() and (path / HEADER).is_file():
         return _store(path, data, id, by, top)
@@ -196,10 +199,10 @@ def _records(
     return found
 
 
-def _shards(path: Path, id: str | None, text: str, top: int, limit: int) -> Inspection:
+def _shards(path: str | PathLike[str], id: str | None, text: str, top: int, limit: int) -> Inspection:
     opened = open_shards(path, id=id)
     found = Inspection("shards", by=f"characters of {text!r}")
-    made = receipt(opened.root)
+    made = None if opened.root is None else receipt(opened.root)
     rows = [shard.size for shard in opened.shards if not shard.tar]
     found.facts = {"format": opened.kind, "shards": len(opened.shards)}
     if not any(shard.tar for shard in opened.shards):

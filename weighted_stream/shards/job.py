@@ -48,8 +48,21 @@ class ScoringJob:
         return open_shards(self.shards, id=self.id, columns=columns, skip=self.skip)
 
     def folder(self, opened: ShardFolder) -> Path:
-        """Where the side files go."""
-        return opened.root / FOLDER if self.out is None else self.out
+        """Where the side files go.
+
+        Raises:
+            ScoringError: for shards in S3, if no folder is named.
+        """
+        if self.out is not None:
+            return self.out
+        if opened.root is None:
+            raise ScoringError(
+                "There is no place for the scores of shards in S3.",
+                found="no folder",
+                expected="a folder on this machine",
+                do="name one with --out DIR",
+            )
+        return opened.root / FOLDER
 
 
 def score_shard(

@@ -101,11 +101,11 @@ def _no_object(sample: Mapping[str, Any], found: str) -> SourceError:
     )
 
 
-def open_webdataset(shards: Sequence[Path], **options: Any) -> Any:
+def open_webdataset(shards: Sequence[str | Path], **options: Any) -> Any:
     """A ``webdataset.WebDataset`` of tar files.
 
     Args:
-        shards: the files.
+        shards: the files, or urls.
         **options: of the ``WebDataset``.
 
     Raises:
