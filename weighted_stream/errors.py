@@ -30,6 +30,10 @@ class WeightedStreamError(Exception):
         facts = f"\n  found:    {found}\n  expected: {expected}\n  to do:    {do}" if do else ""
         super().__init__(problem + facts)
 
+    def __str__(self) -> str:
+        # Others add arguments to an error that passes through them: webdataset the url, with all that is secret in it.
+        return str(self.args[0]) if self.args else ""
+
     def __reduce__(self) -> tuple[object, ...]:
         # The default would call the class with the message alone, and a worker's error would lose its parts.
         return _rebuild, (type(self), self.problem, str(self.found), str(self.expected), self.do)

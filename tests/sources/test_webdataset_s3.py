@@ -141,6 +141,7 @@ def test_a_missing_object(s3: S3, workers: int, make: Any) -> None:
     urls = [f"s3://{BUCKET}/train/{name}.tar" for name in ("00000", "nothing")]
     with pytest.raises(SourceError, match=r"s3://data/train/nothing\.tar") as error:
         delivered(make(urls), workers)
+    assert workers or str(error.value).startswith("There is no s3://data/train/nothing.tar.\n  found:")
     told_nothing(error.value)
 
 
