@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from weighted_stream.ranks.packet import Ids, Packet
 from weighted_stream.store import WeightStore
 from weighted_stream.store.inputs import as_change, as_ids
-from weighted_stream.store.later import Later, change_words
+from weighted_stream.store.later import change_words
 from weighted_stream.store.record import RECORD, Change, Words, fields, words_of
 
 SCORES_AT_ONCE = 4096
@@ -44,7 +44,7 @@ class NodeStore:
         self.inner, self.writer = store, writer
         self._shared, self._writes = shared, store.writable
         self._threads = RLock()
-        self._later = Later()
+        self._later = store.later
         self._wanted: list[_Wanted] = []
         self._names = list(store.groups)
         self._scores: dict[int, float] = {}
@@ -157,7 +157,8 @@ class NodeStore:
     def forget(self) -> None:
         """The store has gone back to a state."""
         with self._threads:
-            self._later, self._wanted = Later(), []
+            self._later.clear()
+            self._wanted = []
             self._scores.clear()
             self._groups.clear()
             self._names = list(self.inner.groups)
@@ -224,9 +225,7 @@ class NodeStore:
         self.inner.update(ids, **values)
 
     def _words(self, ids: Ids) -> Words:
-        words = words_of(self.inner.records(ids))
-        self._later.lay_over(ids, words)
-        return words
+        return words_of(self.inner.records(ids))
 
 
 def _as_change(count: int, values: dict[str, Any]) -> Change:
