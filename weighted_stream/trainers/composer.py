@@ -13,7 +13,7 @@ from weighted_stream.errors import LossError, SourceError, StateError, WindowErr
 from weighted_stream.loader import WeightedLoader
 from weighted_stream.state import check_keys
 from weighted_stream.stream import WeightedStream
-from weighted_stream.trainers.parts import Parts, each
+from weighted_stream.trainers.parts import Parts, each, length_of
 
 try:
     from composer.core import Algorithm, DataSpec, Event, State
@@ -186,7 +186,7 @@ class ComposerWeights(Algorithm):
                 expected="the loader of these ComposerWeights",
                 do="Trainer(train_dataloader=weights.loader(batch_size=...), algorithms=weights)",
             )
-        size = _length(self._epochs)
+        size = length_of(self._epochs)
         if state.dataloader_len is not None and int(state.dataloader_len) != size:
             raise SourceError(
                 "An epoch of a stream is the whole of its loader.",
@@ -292,13 +292,6 @@ class _Epochs:
 
 def _inside(model: Any) -> Any:
     return model.module if isinstance(model, DistributedDataParallel) else model
-
-
-def _length(epochs: _Epochs) -> int | None:
-    try:
-        return len(epochs)
-    except (TypeError, NotImplementedError):
-        return None
 
 
 _EVENTS = frozenset(

@@ -17,7 +17,7 @@ from weighted_stream.state import check_keys
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.stream import WeightedStream
-from weighted_stream.trainers.parts import Parts, each
+from weighted_stream.trainers.parts import Parts, each, length_of
 from weighted_stream.trainers.tagged import LENGTHS, CollateAround, tagged
 from weighted_stream.trainers.token_losses import fused_tokens, logit_tokens
 
@@ -387,6 +387,13 @@ class _Keeper(TrainerCallback):  # type: ignore[misc, unused-ignore]
             stream.set_epoch(epoch)
             return
         kept = self._load(saved / self._name(args))
+        if kept["epoch"] and length_of(self._trainer.train_dataset) is None:
+            raise StateError(
+                "The Trainer cannot find its place in a dataset without a length, once it was read whole.",
+                found=f"a checkpoint of epoch {kept['epoch']}",
+                expected="one of the first epoch, or a dataset with a length",
+                do="give the Trainer a dataset that has __len__, or begin anew from the checkpoint's model",
+            )
         if kept["epoch"] != epoch:
             stream.load_state_dict(kept["stream"])
             stream.set_epoch(epoch)
