@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weighted_stream.batch import Batch, Positions
-from weighted_stream.errors import StateError, StrategyError, UnboundError, WindowError
+from weighted_stream.errors import RanksError, StateError, StrategyError, UnboundError, WindowError
 from weighted_stream.groups import SampleGroups
 from weighted_stream.loss_checks import Latest, check_ids, check_losses
 from weighted_stream.position import Position
@@ -101,15 +101,19 @@ class Feedback:
         strategy: makes the weights.
         store: remembers; it stays open as long as the feedback lives.
         ahead: scores samples before they come here, if the strategy wants that.
+        may_be_alone: whether this process may weigh by itself if it turns out to be one of several ranks.
     """
 
-    def __init__(self, strategy: Strategy, store: Written, ahead: Ahead | None = None) -> None:
+    def __init__(
+        self, strategy: Strategy, store: Written, ahead: Ahead | None = None, *, may_be_alone: bool = True
+    ) -> None:
         self.strategy = strategy
         self.store: Memory = store
         self._written: Written | None = store
         self.ahead = ahead
         self.token = uuid.uuid4().hex
         self.step = 0
+        self._may_be_alone = may_be_alone
         self._latest: Latest | None = None
         self._threads = RLock()
         self._pid = os.getpid()
@@ -224,6 +228,8 @@ class Feedback:
                 raise self._needs_all(batch, len(ids))
             return (kept if finite is None else torch.where(finite, kept, 0.0)), finite
         if batch.step is None:
+            if not self._may_be_alone:
+                self._check_alone()
             batch.step, self.step = self.step, self.step + 1
         if finite is None:
             signals = self._signals(batch, positions, values)
@@ -341,6 +347,18 @@ class Feedback:
                 expected="the process that made the WeightedStream",
                 do="multiply losses and weight in the training loop, not in a dataset or collate function",
             )
+
+    def _check_alone(self) -> None:
+        ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if ranks and torch.distributed.get_world_size() > 1:
+            raise RanksError(
+                "This stream was made before its process became one of several ranks.",
+                found=f"a stream of one process, on one of {torch.distributed.get_world_size()} ranks",
+                expected="a stream made after init_process_group: one over all ranks",
+                do="make the stream after torch.distributed.init_process_group (Composer: dist.initialize_dist), which "
+                "trainers do not repeat; or WeightedStream(..., process_group=False), and each rank weighs by itself",
+            )
+        self._may_be_alone = True
 
     def _needs_all(self, batch: Batch, count: int) -> WindowError:
         return WindowError(

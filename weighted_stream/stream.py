@@ -140,7 +140,8 @@ class WeightedStream:
         if ranks is None:
             self._store = _opened(store, self._source.fingerprint())
             self._ahead = None if plan is None else ScoringAhead(self._source, plan, self._store)
-            self._feedback = Feedback(strategy, self._store, self._ahead)
+            alone = process_group is False
+            self._feedback = Feedback(strategy, self._store, self._ahead, may_be_alone=alone)
         else:
             shared = open_on_ranks(ranks, store, self._source.fingerprint())
             self._store = shared.inner
