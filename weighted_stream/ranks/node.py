@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from threading import RLock
 from typing import Any, NamedTuple
 
@@ -48,6 +49,7 @@ class NodeStore:
         self._wanted: list[_Wanted] = []
         self._names = list(store.groups)
         self._scores: dict[int, float] = {}
+        self._told: dict[int, float] = {}  # of any rank's samples: not to be used before all ranks know
         self._groups: dict[int, str] = {}
         self.written = 0
         """Up to which exchange everything is in the files that this rank writes."""
@@ -81,6 +83,11 @@ class NodeStore:
         with self._threads:
             self._scores.update(zip(ids.tolist(), change.similarity.tolist(), strict=True))
 
+    def pass_on(self, ids: Ids, scores: NDArray[np.float32]) -> None:
+        """Scores from elsewhere, of any rank's samples: this rank, too, uses them once all ranks were told."""
+        with self._threads:
+            self._told.update(zip(ids.tolist(), scores.tolist(), strict=True))
+
     def set_groups(self, ids: Any, names: Sequence[str]) -> None:
         """Groups of samples, which the other ranks will be told, where they are news."""
         ids = as_ids(ids)
@@ -93,13 +100,16 @@ class NodeStore:
     def fill(self, packet: Packet) -> Packet:
         """Put what the others do not know into a packet: of its samples first."""
         with self._threads:
-            if self._scores:
-                first = [number for number in dict.fromkeys(packet.ids.tolist()) if number in self._scores]
+            scores = self._scores
+            if self._told:
+                scores = dict(islice(self._told.items(), SCORES_AT_ONCE)) | scores
+            if scores:
+                first = [number for number in dict.fromkeys(packet.ids.tolist()) if number in scores]
                 known = set(first)
-                rest = (number for number in self._scores if number not in known)
+                rest = (number for number in scores if number not in known)
                 sent = first + [number for number, _ in zip(rest, range(SCORES_AT_ONCE), strict=False)]
                 packet.scored = np.array(sent, np.int64)
-                packet.similarity = np.array([self._scores[number] for number in sent], np.float32)
+                packet.similarity = np.array([scores[number] for number in sent], np.float32)
             if self._groups:
                 packet.grouped = np.array(list(self._groups), np.int64)
                 packet.groups = list(self._groups.values())
@@ -111,8 +121,9 @@ class NodeStore:
         with self._threads:
             own = packets[mine]
             for key, score in zip(own.scored.tolist(), own.similarity.tolist(), strict=True):
-                if self._scores.get(key) == score:
-                    del self._scores[key]
+                for waiting in (self._scores, self._told):
+                    if waiting.get(key) == score:
+                        del waiting[key]
             for key, name in zip(own.grouped.tolist(), own.groups, strict=True):
                 if self._groups.get(key) == name:
                     del self._groups[key]
@@ -160,6 +171,7 @@ class NodeStore:
             self._later.clear()
             self._wanted = []
             self._scores.clear()
+            self._told.clear()
             self._groups.clear()
             self._names = list(self.inner.groups)
 
