@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weighted_stream.batch import Batch, Positions
-from weighted_stream.errors import WeightedStreamError
 from weighted_stream.feedback import Ahead, Feedback, Floats, host_array, in_float32, restore_store
 from weighted_stream.position import Position
 from weighted_stream.ranks.everyone import Everyone
@@ -76,6 +75,7 @@ class RankedFeedback(Feedback):
             self._epoch, self._position = epoch, None
             for _ in range(2):  # what came is written when the first is over, and known to be when the second is
                 self._say(self._packet(Kind.BEGIN))
+            self._node.read_names()
 
     def go_through(self, position: Position) -> None:
         """It goes through this epoch."""
@@ -97,9 +97,11 @@ class RankedFeedback(Feedback):
             self._catch_up()
 
     def close(self) -> None:
-        """Hear the others out."""
-        self.settle()
-        self._node.write_all()
+        """Hear the others out; what came from them is written, even if they are gone."""
+        try:
+            self.settle()
+        finally:
+            self._node.write_all()
 
     def stored(self) -> dict[str, Any]:
         """The store's part of a state: without the store's files on a rank that only reads them."""
@@ -115,11 +117,11 @@ class RankedFeedback(Feedback):
         with self._threads:
             self._catch_up()
             self._open, self._rows, self._passed, self._iterates = None, [], [], False
-            error: WeightedStreamError | None = None
+            error: Exception | None = None
             if self._node.inner.writable:
                 try:
                     restore_store(self._node.inner, state)
-                except WeightedStreamError as raised:
+                except Exception as raised:
                     error = raised
             self._talk.agree(Kind.LOAD, error)
             self._node.forget()
@@ -136,7 +138,7 @@ class RankedFeedback(Feedback):
         node.learn(number, packets, self._talk.rank)
         for packet in packets:
             node.pass_over(number, packet.passed, packet.passed_steps, self.strategy.remembers)
-        if not any(packet.kind is Kind.FEEDBACK for packet in packets):
+        if not any(packet.kind in (Kind.FEEDBACK, Kind.NOTHING) for packet in packets):
             return None
         everyone = Everyone(packets, self._talk.rank)
         self.step = max(self.step, everyone.step + 1)
@@ -144,8 +146,11 @@ class RankedFeedback(Feedback):
 
     def _catch_up(self) -> None:
         packets = self._talk.finish()
-        if packets is None:
-            return
+        if packets is not None:
+            self._take_in(packets)
+
+    def _take_in(self, packets: list[Packet]) -> None:
+        """Learn from an exchange, also the feedback of the others."""
         everyone = self._after(packets)
         if everyone is None:
             return
@@ -164,6 +169,11 @@ class RankedFeedback(Feedback):
     def _weighs_all(self) -> bool:
         return self.strategy.joint and not self.strategy.local and self.strategy.budget is None
 
+    @property
+    def _adds_up(self) -> bool:
+        """Whether the strategy may ask for sums over all ranks."""
+        return self.strategy.joint and self.strategy.local and self.strategy.budget is None
+
     def _resolve(
         self, batch: Batch, positions: Positions, ids: NDArray[np.int64], losses: Tensor
     ) -> tuple[Tensor, Tensor | None]:
@@ -176,8 +186,19 @@ class RankedFeedback(Feedback):
             return self._resolve_everywhere(batch, positions, losses)
         weights, finite = super()._resolve(batch, positions, ids, losses)
         if self._open is batch and batch.counted:
-            self._send()
+            nothing = self._adds_up and not np.isfinite(np.concatenate([losses for _, losses, _ in self._rows])).any()
+            self._send(Kind.NOTHING if nothing else Kind.FEEDBACK)
+            if nothing:
+                self._stand_by(batch)
         return weights, finite
+
+    def _stand_by(self, batch: Batch) -> None:
+        """Stay at this batch while the others add up theirs; if it is run again, it gets what they said."""
+        while (packets := self._talk.finish()) is not None:
+            self._take_in(packets)
+            if any(packet.kind is Kind.ADD for packet in packets):
+                batch.scratch.setdefault(_Sums, []).append(_total(packets))
+                self._talk.start(self._packet(Kind.NOTHING, step=batch.step or 0))
 
     def _resolve_everywhere(self, batch: Batch, positions: Positions, losses: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weights of a whole batch from the losses of all ranks."""
@@ -234,7 +255,7 @@ class RankedFeedback(Feedback):
 
     def _signals(self, batch: Batch, places: Positions, losses: Tensor | None, asked: Positions = None) -> Signals:
         signals = super()._signals(batch, places, losses, asked)
-        if self.strategy.joint and losses is not None:
+        if self._adds_up and losses is not None:
             signals.add_up = _Sums(self._add_up, batch.scratch)
         return signals
 
@@ -242,12 +263,8 @@ class RankedFeedback(Feedback):
         packet = self._packet(Kind.ADD)
         packet.numbers = numbers
         packets = self._say(packet)
-        self._after(packets)
-        total = np.zeros_like(numbers)
-        for said in packets:
-            if len(said.numbers):
-                total += said.numbers
-        return total
+        self._take_in(packets)
+        return _total(packets)
 
     def _count(
         self,
@@ -278,7 +295,7 @@ class RankedFeedback(Feedback):
             self._send()
         self._catch_up()
 
-    def _send(self) -> None:
+    def _send(self, kind: Kind = Kind.FEEDBACK) -> None:
         """Begin to tell the others of the batch that is open; they tell of theirs."""
         batch, rows = self._open, self._rows
         self._open, self._rows = None, []
@@ -286,7 +303,7 @@ class RankedFeedback(Feedback):
         assert batch.step is not None
         ids, losses, weights = (np.concatenate(column) for column in zip(*rows, strict=True))
         self._catch_up()
-        packet = self._packet(Kind.FEEDBACK, ids, losses, weights if self.strategy.remembers else None, batch.step)
+        packet = self._packet(kind, ids, losses, weights if self.strategy.remembers else None, batch.step)
         self._talk.start(packet)
 
     def _packet(
@@ -321,7 +338,8 @@ class RankedFeedback(Feedback):
                     if self._talk.all_ended:
                         break
             with self._threads:
-                self._say(self._packet(Kind.ENDED))  # everything is written, and known to be
+                for _ in range(2):  # everything is written, and known to be
+                    self._say(self._packet(Kind.ENDED))
         except BaseException as error:  # raised by whatever the trainer does next
             self._fault = error
 
@@ -359,6 +377,11 @@ class _Sums:
         total = torch.from_numpy(self._others[self._place] + mine).to(numbers)
         self._place += 1
         return total
+
+
+def _total(packets: list[Packet]) -> NDArray[np.float64]:
+    """The sum of the numbers of all ranks that have some."""
+    return np.sum([packet.numbers for packet in packets if len(packet.numbers)], axis=0, dtype=np.float64)
 
 
 def _on(mask: NDArray[np.bool_], like: Tensor) -> Tensor:

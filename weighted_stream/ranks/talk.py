@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from weighted_stream.errors import RanksError, WeightedStreamError
+from weighted_stream.errors import RanksError
 from weighted_stream.position import Position
 from weighted_stream.ranks.group import Exchange, RankGroup
 from weighted_stream.ranks.node import NodeStore
@@ -16,6 +16,7 @@ _DOES = {
     Kind.ENDED: "has ended",
     Kind.LOAD: "loads a state in",
     Kind.ADD: "adds up a batch of",
+    Kind.NOTHING: "weighs a batch without a finite loss of",
 }
 
 
@@ -59,14 +60,14 @@ class Talk:
         self._store.settle(self.number, packets)
         return packets
 
-    def agree(self, kind: Kind, error: WeightedStreamError | None) -> None:
+    def agree(self, kind: Kind, error: Exception | None) -> None:
         """All ranks are through with something, or none is.
 
         Raises:
-            WeightedStreamError: this rank's.
+            Exception: this rank's.
             RanksError: if another rank has one.
         """
-        self.start(Packet(kind, note="" if error is None else str(error)))
+        self.start(Packet(kind, note="" if error is None else str(error) or type(error).__name__))
         packets = self.finish()
         if error is not None:
             raise error
@@ -104,7 +105,8 @@ def check_together(packets: Sequence[Packet]) -> None:
     """
     kinds = {packet.kind for packet in packets}
     epochs = {packet.epoch for packet in packets if packet.kind is not Kind.LOAD}
-    if (len(kinds) == 1 or kinds in ({Kind.FEEDBACK, Kind.ENDED}, {Kind.ADD, Kind.ENDED})) and len(epochs) <= 1:
+    weighing = kinds - {Kind.NOTHING, Kind.ENDED}
+    if len(epochs) <= 1 and (len(kinds) == 1 or weighing in (set(), {Kind.FEEDBACK}, {Kind.ADD})):
         return
     raise RanksError(
         "The ranks are at different places of their training.",
