@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,3 +24,20 @@ def _one_rank(rank: int, rank_work: Callable[..., None], ranks: int, folder: str
     # Gloo's threads outlive destroy_process_group, and now and then abort the process when Python takes itself down:
     # "terminate called without an active exception" (torch 2.15). All the work is done and seen by every rank.
     os._exit(0)
+
+
+def run_ranks_of_environment(rank_work: Callable[..., None], ranks: int, *args: Any) -> None:
+    """`rank_work(rank, *args)` in processes as torchrun starts them: a framework joins them by their environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_as_torchrun, (rank_work, ranks, port, args), nprocs=ranks)
+
+
+def _as_torchrun(rank: int, rank_work: Callable[..., None], ranks: int, port: int, args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    rank_work(rank, *args)
+    torch.distributed.barrier()
+    os._exit(0)  # see _one_rank

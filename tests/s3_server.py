@@ -109,6 +109,7 @@ def s3_server() -> Iterator[S3]:
         thread.start()
         try:
             s3 = S3(f"http://127.0.0.1:{proxy.server_address[1]}", faults, f"http://{host}:{port}")
+            _forget(host, port)
             s3._client().create_bucket(Bucket=BUCKET)
             with pytest.MonkeyPatch.context() as patch:
                 for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"):
@@ -125,6 +126,16 @@ def s3_server() -> Iterator[S3]:
             thread.join()
     finally:
         server.stop()
+
+
+def _forget(host: str, port: int) -> None:
+    """What an earlier server of this process was given: moto keeps it."""
+    connection = http.client.HTTPConnection(host, port, timeout=20)
+    try:
+        connection.request("POST", "/moto-api/reset")
+        assert connection.getresponse().status == 200
+    finally:
+        connection.close()
 
 
 def _proxy(host: str, port: int, faults: Faults) -> type[BaseHTTPRequestHandler]:

@@ -165,7 +165,7 @@ class WeightedStream:
 
     @property
     def store(self) -> WeightStore:
-        """What is remembered per sample. Under several ranks, files that are complete at the end of an epoch."""
+        """What is remembered per sample. Under several ranks, of the batches that all of them have weighed."""
         self._live().settle()
         return self._store
 

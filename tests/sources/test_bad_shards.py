@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,9 +68,10 @@ def here(tmp_path: Path) -> Iterator[None]:
         import streaming  # noqa: F401
     except ImportError:
         yield
-        return
-    with streaming_here():
-        yield
+    else:
+        with streaming_here():
+            yield
+    gc.collect()  # the files that webdataset leaves open, here where it is known of
 
 
 def damage(path: Path, how: str) -> None:

@@ -46,6 +46,11 @@ def twice(store: WeightStore, middle: dict[str, Any]) -> None:
     store.load_state_dict(middle)
 
 
+def nothing(store: WeightStore, middle: dict[str, Any]) -> None:
+    """Back to before the first entry."""
+    store.load_state_dict({**middle, "position": 0, "chain": 0})
+
+
 WORKS: dict[str, Work] = {
     "open": on(lambda store, middle: None),
     "update": on(lambda store, middle: simple(store, STEPS)),
@@ -53,6 +58,7 @@ WORKS: dict[str, Work] = {
     "groups": on(lambda store, middle: store.set_groups([3, 70], ["new", "newer"])),
     "many": on(many),
     "load": on(lambda store, middle: store.load_state_dict(middle)),
+    "load nothing": on(nothing),
     "compact": on(lambda store, middle: store.compact(middle)),
     "compact all": on(lambda store, middle: store.compact()),
     "compact and load": on(twice),
@@ -97,17 +103,26 @@ def test_killed_at_every_write(name: str, before: Before, tmp_path: Path) -> Non
             allowed.append(contents(store))
     assert writes or name in ("open", "close")
     stride = times(max(1, writes // 16), max(1, writes // 4000))
-    for write in range(1 + writes % stride, writes + 1, stride):
+    begin = 1 + writes % stride
+    if name == "load nothing" and stride > 1:
+        begin, stride = writes - 7, 1  # where its files go
+    for write in range(begin, writes + 1, stride):
         for seed in range(times(1, 4)):
             path = tmp_path / "store"
             shutil.copytree(template, path)
             outcome = killed_at(write, lambda path=path: work(path, middle), seed=seed)  # type: ignore[misc]
             assert not outcome.done, f"{outcome.error} before write {write} of {writes}"
+            # And again while it is opened: all of the opening is done at last, however little each time.
+            for again in range(1, 40, times(13, 1) if name != "load nothing" else 1):
+                if killed_at(again, lambda path=path: str(opened(path)), seed=seed).done:  # type: ignore[misc]
+                    break
             with opened(path) as store:
                 found = contents(store)
                 assert found in allowed, f"write {write} of {writes}, seed {seed}"
+                assert store._journal is not None
+                known = middle["position"] <= store._journal.mark[0]
                 simple(store, 99)
-                if store._journal is not None and store._journal.base.mark[0] <= middle["position"]:
+                if known and store._journal.base.mark[0] <= middle["position"]:
                     store.load_state_dict(middle)
                     assert contents(store) == then, f"write {write} of {writes}, seed {seed}"
                 whole = contents(store)

@@ -17,7 +17,7 @@ from tools.soak.trainer import JOURNAL_BYTES
 
 def test_two_short_lives(tmp_path: Path) -> None:
     lives = []
-    for life in endure(tmp_path, minutes=0.06, restart=3.0, sources=("list",)):
+    for life in endure(tmp_path, minutes=10, restart=3.0, sources=("list",)):
         lives.append(life)
         if len(lives) == 2:
             break

@@ -31,8 +31,8 @@ WARM_UP = 30.0
 MEMORY_GROWTH = 24 * MIB
 """By how much a trainer's memory may grow over a life, or from a source's first lives to its last ones."""
 HANDLE_GROWTH = 8
-STILL = 120.0
-"""Seconds without a step: it hangs."""
+STILL = 600.0
+"""Seconds without a step: it hangs. (Long, for a machine that has much else to do.)"""
 LEAVE = 15.0
 """Seconds in which everything that a trainer started has to end after it. (Workers look every 5 seconds.)"""
 
@@ -104,7 +104,8 @@ def live(folder: Path, life: Life, seconds: float) -> None:
     """One process, from its start to its end."""
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "tools.soak.trainer", str(folder), life.source, str(life.workers)]
+    program = [sys.executable, "-X", "faulthandler", "-m", "tools.soak.trainer"]
+    command = [*program, str(folder), life.source, str(life.workers)]
     environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
     with open(folder / "errors", "w+b") as errors:
         process = subprocess.Popen(
@@ -147,6 +148,8 @@ def _watch(process: subprocess.Popen[bytes], store: Path, life: Life, seconds: f
             if process.poll() is not None:
                 raise Fault(f"ended by itself, exit code {process.returncode}")
             if now > heard + STILL:
+                process.send_signal(signal.SIGABRT)  # it says where all its threads are
+                process.wait(STILL)
                 raise Fault(f"no step in {STILL:.0f} seconds")
             if not ready.select(1.0):
                 continue

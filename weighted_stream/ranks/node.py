@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from threading import RLock
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from weighted_stream.ranks.packet import Ids, Packet
 from weighted_stream.store import WeightStore
 from weighted_stream.store.inputs import as_change, as_ids
-from weighted_stream.store.later import Later, change_words
+from weighted_stream.store.later import change_words
 from weighted_stream.store.record import RECORD, Change, Words, fields, words_of
 
 SCORES_AT_ONCE = 4096
@@ -44,10 +45,11 @@ class NodeStore:
         self.inner, self.writer = store, writer
         self._shared, self._writes = shared, store.writable
         self._threads = RLock()
-        self._later = Later()
+        self._later = store.later
         self._wanted: list[_Wanted] = []
         self._names = list(store.groups)
         self._scores: dict[int, float] = {}
+        self._told: dict[int, float] = {}  # of any rank's samples: not to be used before all ranks know
         self._groups: dict[int, str] = {}
         self.written = 0
         """Up to which exchange everything is in the files that this rank writes."""
@@ -83,6 +85,11 @@ class NodeStore:
         with self._threads:
             self._scores.update(zip(ids.tolist(), change.similarity.tolist(), strict=True))
 
+    def pass_on(self, ids: Ids, scores: NDArray[np.float32]) -> None:
+        """Scores from elsewhere, of any rank's samples: this rank, too, uses them once all ranks were told."""
+        with self._threads:
+            self._told.update(zip(ids.tolist(), scores.tolist(), strict=True))
+
     def set_groups(self, ids: Any, names: Sequence[str]) -> None:
         """Groups of samples, which the other ranks will be told, where they are news."""
         ids = as_ids(ids)
@@ -95,13 +102,16 @@ class NodeStore:
     def fill(self, packet: Packet) -> Packet:
         """Put what the others do not know into a packet: of its samples first."""
         with self._threads:
-            if self._scores:
-                first = [number for number in dict.fromkeys(packet.ids.tolist()) if number in self._scores]
+            scores = self._scores
+            if self._told:
+                scores = dict(islice(self._told.items(), SCORES_AT_ONCE)) | scores
+            if scores:
+                first = [number for number in dict.fromkeys(packet.ids.tolist()) if number in scores]
                 known = set(first)
-                rest = (number for number in self._scores if number not in known)
+                rest = (number for number in scores if number not in known)
                 sent = first + [number for number, _ in zip(rest, range(SCORES_AT_ONCE), strict=False)]
                 packet.scored = np.array(sent, np.int64)
-                packet.similarity = np.array([self._scores[number] for number in sent], np.float32)
+                packet.similarity = np.array([scores[number] for number in sent], np.float32)
             if self._groups:
                 packet.grouped = np.array(list(self._groups), np.int64)
                 packet.groups = list(self._groups.values())
@@ -113,8 +123,9 @@ class NodeStore:
         with self._threads:
             own = packets[mine]
             for key, score in zip(own.scored.tolist(), own.similarity.tolist(), strict=True):
-                if self._scores.get(key) == score:
-                    del self._scores[key]
+                for waiting in (self._scores, self._told):
+                    if waiting.get(key) == score:
+                        del waiting[key]
             for key, name in zip(own.grouped.tolist(), own.groups, strict=True):
                 if self._groups.get(key) == name:
                     del self._groups[key]
@@ -159,8 +170,10 @@ class NodeStore:
     def forget(self) -> None:
         """The store has gone back to a state."""
         with self._threads:
-            self._later, self._wanted = Later(), []
+            self._later.clear()
+            self._wanted = []
             self._scores.clear()
+            self._told.clear()
             self._groups.clear()
             self.read_names()
 
@@ -235,9 +248,7 @@ class NodeStore:
         return {"names": [self._names[n] for n in values["group"].tolist()]} if "group" in values else values
 
     def _words(self, ids: Ids) -> Words:
-        words = words_of(self.inner.records(ids))
-        self._later.lay_over(ids, words)
-        return words
+        return words_of(self.inner.records(ids))
 
 
 def _as_change(count: int, values: dict[str, Any]) -> Change:

@@ -56,7 +56,7 @@ def open_on_ranks(
     with_server = [said == "shared" for said in _say(group, "shared" if isinstance(opened, SharedStore) else "")]
     if isinstance(opened, SharedStore):
         first = group.rank == with_server.index(True)
-        opened.on_ranks(first, lambda ids, scores: node.update(ids, similarity=scores))
+        opened.on_ranks(first, node.pass_on)
     return node
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from weighted_stream.errors import SourceError
-from weighted_stream.sources.bad_shards import END, ends, warn_of_repeats
+from weighted_stream.sources.bad_shards import END, NAMED, ends, warn_of_repeats
 from weighted_stream.sources.shard_names import is_local, location
 from weighted_stream.sources.unreadable import naming
 
@@ -57,13 +57,16 @@ def files_of(data: Any) -> list[str]:
             continue
         waiting += [getattr(examples, "ex_iterable", None), *(getattr(examples, "ex_iterables", None) or [])]
         arguments = getattr(examples, "kwargs", None)
-        files = arguments.get("original_files") if isinstance(arguments, dict) else None
-        listed += [file for file in files or [] if isinstance(file, str)]
+        names = ("original_files", "base_files", "files")
+        files: list[Any] = next((arguments[name] for name in names if name in arguments), []) if arguments else []
+        listed += [file for file in files if isinstance(file, str)]
     return listed
 
 
 def check_files(files: list[str]) -> None:
-    """Warn of files that are listed twice, empty, or copies; refuse missing ones.
+    """Warn of files that are listed twice, empty, copies, or end within a line; refuse missing ones.
+
+    Of a file of lines nobody knows how many there were: one that was cut between two lines is not found.
 
     Args:
         files: as the dataset lists them; only local ones are looked at.
@@ -73,13 +76,16 @@ def check_files(files: list[str]) -> None:
     """
     warn_of_repeats(files, "this dataset's files")
     known: dict[str, str] = {}
+    within: list[str] = []
+    whole = False
     for file in dict.fromkeys(where for where in map(location, files) if is_local(where)):
         try:
             with open(file, "rb", buffering=0) as opened:
                 size = os.fstat(opened.fileno()).st_size
                 first = opened.read(END)
                 opened.seek(max(0, size - END))
-                looks = ends(size, first, opened.read(END))
+                last = opened.read(END)
+                looks = ends(size, first, last)
         except OSError as error:
             raise SourceError(
                 f"Cannot read {file}.",
@@ -87,6 +93,9 @@ def check_files(files: list[str]) -> None:
                 expected="the files that the dataset was made of",
                 do="put it back, or make the dataset again without it",
             ) from error
+        if size and file.endswith((".json", ".jsonl")):
+            whole |= last.endswith(b"\n")
+            within += [] if last.endswith(b"\n") else [file]
         if not size:
             warnings.warn(f"{file} is empty: no sample comes from it.", RuntimeWarning, stacklevel=3)
         elif known.setdefault(looks, file) != file:
@@ -96,3 +105,8 @@ def check_files(files: list[str]) -> None:
                 RuntimeWarning,
                 stacklevel=3,
             )
+    if whole and within:
+        text = (
+            f"Unlike the others these files do not end with a line's end; they may be cut: {', '.join(within[:NAMED])}"
+        )
+        warnings.warn(text, RuntimeWarning, stacklevel=3)

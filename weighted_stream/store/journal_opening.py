@@ -31,7 +31,9 @@ def open_journal(place: Folder, regions: Regions, limit: int) -> Journal:
     if not base.exists and not firsts(folder):
         if not cutting:
             _check_nothing_lost(folder)
-        # Records without a journal: it begins here.
+        for rest in folder.glob(f"*{ENTRIES}"):  # of a segment that was just being made or removed
+            rest.unlink()
+        # Records without a journal: it begins here. (Not before the rest has gone: it would pass for a loss.)
         header.target = NO_TARGET
         regions.mend()
         if header.mark != (0, 0) or header.tally.samples:

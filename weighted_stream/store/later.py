@@ -25,35 +25,40 @@ class Later:
     """
 
     def __init__(self) -> None:
-        self._ids: Ids = np.empty(0, np.int64)  # ascending
-        self._words: Words = np.empty((0, 8), np.uint32)
-        self._numbers: NDArray[np.int64] = np.empty(0, np.int64)
+        self._kept: tuple[Ids, Words, NDArray[np.int64]]  # replaced as a whole: another thread may read
+        self.clear()
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._kept[0])
 
     def lay_over(self, ids: Ids, words: Words) -> None:
         """Replace the records that are newer here, in place."""
-        if not len(self._ids):
+        kept, newer_words, _ = self._kept
+        if not len(kept):
             return
-        at = np.searchsorted(self._ids, ids).clip(max=len(self._ids) - 1)
-        newer = self._ids[at] == ids
-        words[newer] = self._words[at[newer]]
+        at = np.searchsorted(kept, ids).clip(max=len(kept) - 1)
+        newer = kept[at] == ids
+        words[newer] = newer_words[at[newer]]
 
     def put(self, number: int, ids: Ids, words: Words) -> None:
         """The records of these ids (distinct) as they are after change ``number``."""
-        stay = ~np.isin(self._ids, ids)
-        all_ids = np.concatenate([self._ids[stay], ids])
+        kept, kept_words, numbers = self._kept
+        stay = ~np.isin(kept, ids)
+        all_ids = np.concatenate([kept[stay], ids])
         order = np.argsort(all_ids)
-        self._ids = all_ids[order]
-        self._words = np.concatenate([self._words[stay], words])[order]
-        self._numbers = np.concatenate([self._numbers[stay], np.full(len(ids), number)])[order]
+        all_numbers = np.concatenate([numbers[stay], np.full(len(ids), number)])
+        self._kept = all_ids[order], np.concatenate([kept_words[stay], words])[order], all_numbers[order]
 
     def drop(self, number: int) -> None:
         """The files have everything up to this change."""
-        stay = self._numbers > number
+        kept, words, numbers = self._kept
+        stay = numbers > number
         if not stay.all():
-            self._ids, self._words, self._numbers = self._ids[stay], self._words[stay], self._numbers[stay]
+            self._kept = kept[stay], words[stay], numbers[stay]
+
+    def clear(self) -> None:
+        """There is nothing newer."""
+        self._kept = np.empty(0, np.int64), np.empty((0, 8), np.uint32), np.empty(0, np.int64)
 
 
 def change_words(words: Words, places: NDArray[np.int64], change: Change) -> None:

@@ -51,6 +51,7 @@ class News:
         self._read: _Place | None = None
         self._scan: _Scan | None = None
         self._keeps = True
+        self._kin = 0
         self.others: Regions | None = None
         self.received = self.scores = 0
 
@@ -73,7 +74,10 @@ class News:
             StoreError: if what comes cannot be.
             Unreachable: if the server cannot be reached.
         """
+        if self._kin != self._session.kin:
+            self.anew()  # something was taken for news that was not
         if self._scan is None and self._read is None:
+            self._kin = self._session.kin
             self._scan = _Scan(self._head())
         if self._scan is not None:
             return self._go_through(self._scan)

@@ -4,6 +4,7 @@ All keys begin with ``weighted_stream:{name}:``; the braces keep them on one nod
 
 - ``meta``: a hash: ``manifest`` (as that of any store), ``changes`` (how many there were), ``scored``.
 - ``writers``: a hash: which session holds the contributions of a writer.
+- ``pending``: a hash: which session is about to take its place.
 - ``hidden``: a set: sessions that do not count, not yet or not any more.
 - ``last``: a hash: the token of the last push of each session.
 - ``changes``: a stream, the latest pushes: which ids, by which session. Others follow it.
@@ -23,7 +24,7 @@ MOST_CHANGES = 4096
 MOST_SESSIONS = 128
 """That may contribute to one sample."""
 
-# Keys: meta, changes, last, hidden. Arguments: prefix, session, token before, token, ids, buckets, records.
+# Keys: meta, changes, last, hidden, pending. Arguments: prefix, session, token before, token, ids, buckets, records.
 _PUSH = f"""
 local prefix, me, before, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local ids, buckets, records = ARGV[5], ARGV[6], ARGV[7]
@@ -32,6 +33,7 @@ if last == token then return 'done' end
 if last ~= before then return 'lost' end
 local hides = {{}}
 for _, session in ipairs(redis.call('SMEMBERS', KEYS[4])) do hides[session] = true end
+for _, session in ipairs(redis.call('HVALS', KEYS[5])) do hides[session] = nil end
 local scored = 0
 for i = 1, #ids / 8 do
   local id = string.sub(ids, 8 * i - 7, 8 * i)
@@ -108,28 +110,34 @@ end
 return {{bucket, table.concat(ids), table.concat(counts), table.concat(slots)}}
 """
 
-# Keys: writers, last, hidden. Arguments: writer, session, token. What the writer's session was before, if any.
+# Keys: writers, pending, last, hidden. Arguments: writer, session, token, and what is expected: the session that holds
+# its contributions, and the one about to ('' for none). 0: it is not so. A claim that arrives late changes nothing.
 _CLAIM = """
-local before = redis.call('HGET', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
-if not before then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-elseif before ~= ARGV[2] then redis.call('SADD', KEYS[3], ARGV[2]) end
-return before
+local live, coming = redis.call('HGET', KEYS[1], ARGV[1]), redis.call('HGET', KEYS[2], ARGV[1])
+if (live or '') ~= ARGV[4] or (coming or '') ~= ARGV[5] then return 0 end
+if coming then redis.call('HDEL', KEYS[3], coming) end
+redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])
+if live then
+  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+  redis.call('SADD', KEYS[4], ARGV[2])
+else redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
+return 1
 """
 
-# Keys: writers, last, hidden, meta, changes. Arguments: writer, session, token of the announcement.
+# Keys: writers, pending, last, hidden, meta, changes. Arguments: writer, session, token of the announcement.
 _TAKE_OVER = f"""
-if not redis.call('HGET', KEYS[2], ARGV[2]) then return 'lost' end
-local before = redis.call('HGET', KEYS[1], ARGV[1])
-if before == ARGV[2] then return 'done' end
-if before then
-  redis.call('SADD', KEYS[3], before)
-  redis.call('HDEL', KEYS[2], before)
+local live = redis.call('HGET', KEYS[1], ARGV[1])
+if live == ARGV[2] then return 'done' end
+if redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 'lost' end
+if live then
+  redis.call('SADD', KEYS[4], live)
+  redis.call('HDEL', KEYS[3], live)
 end
-redis.call('SREM', KEYS[3], ARGV[2])
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('SREM', KEYS[4], ARGV[2])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-local n = redis.call('HINCRBY', KEYS[4], 'changes', 1)
-redis.call('XADD', KEYS[5], 'MAXLEN', {MOST_CHANGES}, string.format('%.0f-0', n), 's', ARGV[2], 't', ARGV[3], 'a', '1')
+local n = redis.call('HINCRBY', KEYS[5], 'changes', 1)
+redis.call('XADD', KEYS[6], 'MAXLEN', {MOST_CHANGES}, string.format('%.0f-0', n), 's', ARGV[2], 't', ARGV[3], 'a', '1')
 return 'done'
 """
 

@@ -23,12 +23,14 @@ from weighted_stream.store.shared_outbox import Outbox
 from weighted_stream.store.shared_own import Own
 from weighted_stream.store.shared_records import SESSION_BYTES, packed_ids, packed_records
 from weighted_stream.store.shared_scripts import MOST_SESSIONS
-from weighted_stream.store.shared_server import Command, Server
+from weighted_stream.store.shared_server import Command, Server, Unreachable
 
 _NONE = np.zeros(0, np.int64)
 
 PIECE = 1024
 """Samples of a push. The server does nothing else meanwhile: some milliseconds."""
+
+_TURNS = 20
 
 AT_ONCE = 8
 """Pushes that are sent together."""
@@ -43,8 +45,8 @@ class Keys:
 
     def __init__(self, name: str) -> None:
         self.prefix = f"weighted_stream:{{{name}}}:"
-        self.meta, self.writers, self.hidden, self.last, self.changes = (
-            self.prefix + part for part in ("meta", "writers", "hidden", "last", "changes")
+        self.meta, self.writers, self.pending, self.hidden, self.last, self.changes = (
+            self.prefix + part for part in ("meta", "writers", "pending", "hidden", "last", "changes")
         )
 
 
@@ -59,6 +61,7 @@ class Session:
     Attributes:
         outbox: what is to be sent.
         mine: all sessions that this writer is known to have had, one after the other: not news to it.
+        kin: how many of them other processes began.
         sent: samples that were sent.
         astray: the server has not got what was sent: greet it as a new one, and `find`.
     """
@@ -69,6 +72,7 @@ class Session:
         self._takes_over = False
         self.outbox = Outbox(lambda: own.touched(PIECE), own.__len__)
         self.mine = b""
+        self.kin = 0
         self.sent = 0
         self.astray = False
 
@@ -102,8 +106,7 @@ class Session:
         Raises:
             Unreachable: if the server cannot be asked.
         """
-        (before,) = self._server.exchange([("HGET", self._keys.writers, self._own.writer)])
-        self._is_mine(before)
+        self._find_kin()
 
     @property
     def begun(self) -> bool:
@@ -174,7 +177,7 @@ class Session:
         return pieces
 
     def _push(self, before: bytes, token: bytes, ids: Ids, records: bytes) -> Command:
-        keys = (self._keys.meta, self._keys.changes, self._keys.last, self._keys.hidden)
+        keys = [getattr(self._keys, name) for name in ("meta", "changes", "last", "hidden", "pending")]
         return self._server.script("push", keys, self._keys.prefix, self._me, before, token, *packed_ids(ids), records)
 
     def _end(self, pieces: Sequence[tuple[Ids, bytes]], replies: Sequence[Any], token: bytes) -> None:
@@ -191,10 +194,18 @@ class Session:
 
     def _begin(self) -> None:
         me, token = os.urandom(SESSION_BYTES), os.urandom(SESSION_BYTES)
-        keys = (self._keys.writers, self._keys.last, self._keys.hidden)
-        (before,) = self._server.exchange([self._server.script("claim", keys, self._own.writer, me, token)])
-        self._takes_over = before is not None and before != me
-        self._is_mine(before)
+        keys = [getattr(self._keys, name) for name in ("writers", "pending", "last", "hidden")]
+        claimed, live = 0, b""
+        for _ in range(_TURNS):  # another process may have done so in between
+            if claimed:
+                break
+            live, coming = self._find_kin()
+            (claimed,) = self._server.exchange(
+                [self._server.script("claim", keys, self._own.writer, me, token, live, coming)]
+            )
+        if not claimed:
+            raise Unreachable("other processes share the same local store at the same time")
+        self._takes_over = bool(live)
         self._is_mine(me)
         self._me, self._token = me, token
         self.outbox.forget()
@@ -202,12 +213,23 @@ class Session:
         self.outbox.landed()
         self.outbox.add_all()
 
-    def _is_mine(self, session: object) -> None:
+    def _find_kin(self) -> list[bytes]:
+        """The sessions of this writer that others count, and are about to; empty for none."""
+        found = self._server.exchange(
+            [("HGET", key, self._own.writer) for key in (self._keys.writers, self._keys.pending)]
+        )
+        for session in found:
+            self.kin += self._is_mine(session)
+        return [session if isinstance(session, bytes) else b"" for session in found]
+
+    def _is_mine(self, session: object) -> bool:
         if isinstance(session, bytes) and len(session) == SESSION_BYTES and session not in _each(self.mine):
             self.mine += session
+            return True
+        return False
 
     def _take_over(self) -> None:
-        keys = [getattr(self._keys, name) for name in ("writers", "last", "hidden", "meta", "changes")]
+        keys = [getattr(self._keys, name) for name in ("writers", "pending", "last", "hidden", "meta", "changes")]
         announcement = os.urandom(SESSION_BYTES)
         (done,) = self._server.exchange(
             [self._server.script("take over", keys, self._own.writer, self._me, announcement)]

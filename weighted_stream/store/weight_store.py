@@ -24,11 +24,12 @@ from weighted_stream.store.journal import Journal
 from weighted_stream.store.journal_opening import check_limit, open_journal, refuse_journal
 from weighted_stream.store.journal_reading import history
 from weighted_stream.store.journal_travel import as_of, rebuild
+from weighted_stream.store.later import Later
 from weighted_stream.store.manifest import Fingerprint, Identity
 from weighted_stream.store.opening import lock, open_regions
 from weighted_stream.store.pieces import even
 from weighted_stream.store.place import JOURNAL, Place
-from weighted_stream.store.record import Ids, Records, fields, groups_of
+from weighted_stream.store.record import Ids, Records, fields, groups_of, words_of
 from weighted_stream.store.regions import Regions
 from weighted_stream.store.scratch import Scratch
 from weighted_stream.store.shared_address import is_address
@@ -62,6 +63,9 @@ class WeightStore:
         journal_bytes: how much of it there may be, 1 GiB by default (16 million samples); what is older goes into a
             copy of the records as they were then, a little with each update.
 
+    Attributes:
+        later: records that are newer than the files: ranks that share a store know before it is written.
+
     Raises:
         StoreError: if the store cannot be made or opened, is damaged, or already has a writer.
         StoreMismatchError: if it belongs to another dataset or has another format version.
@@ -90,6 +94,7 @@ class WeightStore:
         write = mode == "a"
         self._process = os.getpid() if write else None
         self._closed = False
+        self.later = Later()
         self._threads = threading.Lock()
         self._place: Place = Scratch() if path is None else Folder(Path(path).absolute(), create=write)
         self._lock = lock(self._place) if write else None
@@ -108,7 +113,7 @@ class WeightStore:
     def _take(self, place: Place, regions: Regions) -> None:
         """Become a store that reads these."""
         self._process, self._closed, self._lock, self._journal = None, False, None, None
-        self._place, self._regions, self._threads = place, regions, threading.Lock()
+        self._place, self._regions, self._threads, self.later = place, regions, threading.Lock(), Later()
         self._groups, self._behind = Groups(place), Behind(regions, self._threads)
 
     def _with_journal(self) -> Journal:
@@ -207,7 +212,10 @@ class WeightStore:
         if highest > MAX_ID:
             raise inputs.negative(ids)
         self._follow()
-        return self._regions.read(ids, highest)
+        records = self._regions.read(ids, highest)
+        if len(self.later):
+            self.later.lay_over(ids, words_of(records))
+        return records
 
     def update(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from weighted_stream.errors import LossError, SourceError, StateError, WindowError, missing_extra
-from weighted_stream.loader import WeightedLoader
 from weighted_stream.state import check_keys
 from weighted_stream.stream import WeightedStream
-from weighted_stream.trainers.parts import Parts, each
+from weighted_stream.trainers.epochs import Epochs
+from weighted_stream.trainers.parts import Parts, each, length_of
 
 try:
     from composer.core import Algorithm, DataSpec, Event, State
@@ -97,7 +97,7 @@ class ComposerWeights(Algorithm):
                 do="leave as_dict out",
             )
         self.stream, self.losses, self.extra_forward, self.prefix = stream, losses, extra_forward, prefix
-        self._epochs: _Epochs | None = None
+        self._epochs: Epochs | None = None
         self._spec: Any = None
         self._batch: Any = None
         self._parts: Parts | None = None
@@ -123,7 +123,7 @@ class ComposerWeights(Algorithm):
             self._batch = batch if users is None else users(batch)
             return self._batch
 
-        self._epochs = _Epochs(self.stream.loader(seed=seed, **arguments))
+        self._epochs = Epochs(self.stream.loader(seed=seed, **arguments))
         spec = DataSpec(self._epochs, batch_transforms=batch_transforms, **options)
         self._spec = spec
         return spec
@@ -186,7 +186,7 @@ class ComposerWeights(Algorithm):
                 expected="the loader of these ComposerWeights",
                 do="Trainer(train_dataloader=weights.loader(batch_size=...), algorithms=weights)",
             )
-        size = _length(self._epochs)
+        size = length_of(self._epochs)
         if state.dataloader_len is not None and int(state.dataloader_len) != size:
             raise SourceError(
                 "An epoch of a stream is the whole of its loader.",
@@ -266,39 +266,8 @@ class ComposerWeights(Algorithm):
         self._known().weight.resolve(torch.cat(found))
 
 
-class _Epochs:
-    """A loader whose ``for`` is seen to its end: Composer stops after ``len`` batches, and never asks for more."""
-
-    def __init__(self, loader: WeightedLoader) -> None:
-        self._loader = loader
-        self._items: Iterator[Any] = iter(())
-
-    def __iter__(self) -> Iterator[Any]:
-        self._items = iter(self._loader)
-        return self._items
-
-    def end(self) -> None:
-        """The epoch is over."""
-        next(self._items, None)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_loader" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self._loader, name)
-
-
 def _inside(model: Any) -> Any:
     return model.module if isinstance(model, DistributedDataParallel) else model
-
-
-def _length(epochs: _Epochs) -> int | None:
-    try:
-        return len(epochs)
-    except (TypeError, NotImplementedError):
-        return None
 
 
 _EVENTS = frozenset(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from weighted_stream.collate import SAMPLE_ID
-from weighted_stream.errors import LossError, SourceError, StateError, StrategyError, WindowError, missing_extra
-from weighted_stream.state import check_keys
+from weighted_stream.errors import LossError, SourceError, StrategyError, WindowError, missing_extra
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.stream import WeightedStream
+from weighted_stream.trainers.keeper import Keeper
 from weighted_stream.trainers.parts import Parts, each
-from weighted_stream.trainers.tagged import LENGTHS, CollateAround, tagged
+from weighted_stream.trainers.tagged import LENGTHS, CollateAround, Micro, lost, tagged, taken
 from weighted_stream.trainers.token_losses import fused_tokens, logit_tokens
 
 try:
@@ -123,12 +123,12 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         self._stream: WeightedStream | None = None
         self._parts: Parts | None = None
         self._window: list[Any] = []
-        self._micro: _Micro | None = None
+        self._micro: Micro | None = None
         self._fused = any(kind.__name__ == "SFTTrainer" for kind in type(self).__mro__)
         self._check_options()
         if not self._fused:
             self.compute_loss_func = self._loss
-        self._keeper = _Keeper(self)
+        self._keeper = _Callback(self)
         self.add_callback(self._keeper)
 
     @property
@@ -170,7 +170,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         if batches:
             for batch in batches:
                 if SAMPLE_ID not in batch:
-                    raise _lost(batch)
+                    raise lost(batch)
             ids = torch.cat([batch[SAMPLE_ID].cpu() for batch in batches])
             if self.stream.strategy.keeps_samples:
                 self._show(ids, batches)
@@ -185,11 +185,11 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
             with self._own_loss():
                 return super().compute_loss(model, inputs, return_outputs, *args, **kwargs)
         if SAMPLE_ID not in inputs or self._parts is None:
-            raise _lost(inputs)
+            raise lost(inputs)
         window, self._window = self._window, []
         if self._extra_forward and len(window) > 1 and self.stream.strategy.joint:
             self._look_at_all_losses(model, window)
-        inputs, micro = _taken(inputs)
+        inputs, micro = taken(inputs)
         micro.part = self._parts.next(len(micro.ids))
         self._micro = micro
         forward = self._weighing(model) if self._fused else model
@@ -251,7 +251,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
             share = share / self.accelerator.num_processes
         return share
 
-    def _own(self, losses: Callable[[Any, Any], Any], outputs: Any, batch: Any, micro: _Micro) -> Tensor:
+    def _own(self, losses: Callable[[Any, Any], Any], outputs: Any, batch: Any, micro: Micro) -> Tensor:
         found: Tensor = losses(outputs, batch)
         if not each(found, len(micro.ids)):
             raise LossError(
@@ -262,7 +262,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
             )
         return found
 
-    def _weights(self, micro: _Micro, losses: Tensor) -> Tensor:
+    def _weights(self, micro: Micro, losses: Tensor) -> Tensor:
         """The weights of these losses; feedback."""
         micro.weighed = True
         try:
@@ -276,7 +276,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
                 do='a strategy with window="running"; gradient_accumulation_steps=1; or extra_forward=True',
             ) from error
 
-    def _times(self, micro: _Micro, losses: Tensor) -> Tensor:
+    def _times(self, micro: Micro, losses: Tensor) -> Tensor:
         weights = self._weights(micro, losses)
         return torch.where(weights > 0, losses, 0.0) * weights
 
@@ -301,7 +301,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.no_grad(), torch.random.fork_rng(devices), self.compute_loss_context_manager():
             for batch in window:
-                inputs, micro = _taken(self._prepare_inputs(batch))
+                inputs, micro = taken(self._prepare_inputs(batch))
                 if self._fused:
                     outputs = model(**{**inputs, "use_cache": False}, fused_lm_head=True)
                     found.append(fused_tokens(outputs, micro).losses())
@@ -348,89 +348,5 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
             self.compute_loss_func = function
 
 
-class _Micro:
-    """One batch of the loader: whose it is, apart from what the model sees."""
-
-    def __init__(self, ids: Tensor, lengths: Tensor | None, inputs: Mapping[str, Any]) -> None:
-        self.ids, self.lengths, self.inputs = ids, lengths, inputs
-        self.part: Any = None
-        self.weighed = False
-
-
-def _taken(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], _Micro]:
-    """What the model sees, and whose it is."""
-    left = dict(inputs)
-    ids, lengths = left.pop(SAMPLE_ID).cpu(), left.pop(LENGTHS, None)
-    return left, _Micro(ids, None if lengths is None else lengths.cpu(), left)
-
-
-class _Keeper(TrainerCallback):  # type: ignore[misc, unused-ignore]
-    """Tells the stream of epochs, and keeps its state in the Trainer's checkpoints."""
-
-    def __init__(self, trainer: Any) -> None:
-        self._trainer = trainer
-        self._from: Path | None = None
-        self._epoch = 0
-
-    def resume(self, checkpoint: Path | None) -> None:
-        """The next training goes on from there."""
-        self._from = checkpoint
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._epoch = int((state.epoch or 0) + 1e-6)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        epoch, self._epoch = self._epoch, self._epoch + 1
-        stream: WeightedStream = self._trainer.stream
-        saved, self._from = self._from, None
-        if saved is None:
-            stream.set_epoch(epoch)
-            return
-        kept = self._load(saved / self._name(args))
-        if kept["epoch"] != epoch:
-            stream.load_state_dict(kept["stream"])
-            stream.set_epoch(epoch)
-            return
-        stream.set_epoch(epoch)  # first: what the strategy decided when this epoch began is in the state
-        stream.load_state_dict(kept["stream"])
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.save_only_model:
-            return
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        folder.mkdir(parents=True, exist_ok=True)  # other nodes may not have it
-        stream: WeightedStream = self._trainer.stream
-        kept = {"version": 1, "ranks": args.world_size, "epoch": stream.epoch, "stream": stream.state_dict()}
-        torch.save(kept, folder / self._name(args))
-
-    def _load(self, path: Path) -> dict[str, Any]:
-        if not path.exists():
-            raise StateError(
-                "This checkpoint has no state of the stream.",
-                found=f"no {path.name} in {path.parent}",
-                expected="a checkpoint that was saved by a weighted Trainer, with as many ranks",
-                do="begin anew from its model, without resume_from_checkpoint",
-            )
-        kept: dict[str, Any] = torch.load(path, weights_only=True)
-        check_keys("the state of a weighted Trainer", kept, ("version", "ranks", "epoch", "stream"))
-        ranks = self._trainer.args.world_size
-        if kept["version"] != 1 or kept["ranks"] != ranks:
-            raise StateError(
-                "This checkpoint cannot be gone on from here.",
-                found=f"version {kept['version']}, {kept['ranks']} ranks",
-                expected=f"version 1, {ranks} ranks",
-                do="go on with the version and the number of ranks that saved it",
-            )
-        return kept
-
-    def _name(self, args: Any) -> str:
-        return f"weighted_stream_{args.process_index}.pt"
-
-
-def _lost(batch: Any) -> SourceError:
-    return SourceError(
-        "This batch came without the ids of its samples.",
-        found=f"a batch with {sorted(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__,
-        expected=f"the batches of the Trainer's own get_train_dataloader, with {SAMPLE_ID!r}",
-        do="leave get_train_dataloader, get_batch_samples, training_step of the Trainer as they are, or call super()",
-    )
+class _Callback(Keeper, TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """The Trainer tells a `Keeper` of what happens."""

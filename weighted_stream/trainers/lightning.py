@@ -13,6 +13,7 @@ from weighted_stream.errors import SourceError, missing_extra
 from weighted_stream.loader import WeightedLoader
 from weighted_stream.state import check_keys
 from weighted_stream.stream import WeightedStream
+from weighted_stream.trainers.parts import length_of
 
 try:
     from lightning.pytorch import Callback
@@ -66,7 +67,7 @@ class LightningWeights(Callback):  # type: ignore[misc, unused-ignore]
                 expected="a loader of this stream",
                 do="trainer.fit(model, stream.loader(batch_size=...)), with the stream of LightningWeights",
             )
-        if _length(loader) not in (None, trainer.num_training_batches):
+        if length_of(loader) not in (None, trainer.num_training_batches):
             raise SourceError(
                 "An epoch of a stream is the whole of its loader.",
                 found=f"limit_train_batches: {trainer.num_training_batches} batches",
@@ -74,7 +75,7 @@ class LightningWeights(Callback):  # type: ignore[misc, unused-ignore]
                 do="wrap a torch.utils.data.Subset of the dataset, or limit max_steps",
             )
         position = self.stream._unfinished
-        if position is not None and not position.over and position.batches == _length(loader):
+        if position is not None and not position.over and position.batches == length_of(loader):
             # Saved after the last batch of an epoch, before its end: Lightning begins the next one, and so do we.
             for _ in loader:
                 pass
@@ -133,10 +134,3 @@ def restore(state: Mapping[str, Any]) -> None:
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), place, has_gauss, gauss))
     version, words, nextgauss = state["python"]
     random.setstate((version, tuple(words), nextgauss))
-
-
-def _length(loader: WeightedLoader) -> int | None:
-    try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
-        return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -90,6 +90,22 @@ class CollateAround:
         return batch
 
 
+class Micro:
+    """One batch of the loader: whose it is, apart from what the model sees."""
+
+    def __init__(self, ids: Tensor, lengths: Tensor | None, inputs: Mapping[str, Any]) -> None:
+        self.ids, self.lengths, self.inputs = ids, lengths, inputs
+        self.part: Any = None
+        self.weighed = False
+
+
+def taken(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Micro]:
+    """What the model sees, and whose it is."""
+    left = dict(inputs)
+    ids, lengths = left.pop(SAMPLE_ID).cpu(), left.pop(LENGTHS, None)
+    return left, Micro(ids, None if lengths is None else lengths.cpu(), left)
+
+
 def _rows(batch: Any) -> int | None:
     if not isinstance(batch, MutableMapping):
         return None
@@ -112,4 +128,14 @@ def _other_rows(batch: Any, rows: int | None, samples: int) -> SourceError:
         found=type(batch).__name__ if rows is None else f"{rows} rows",
         expected=f"a dict of tensors with {samples} rows, or one row for all {samples}",
         do="use a collator that keeps samples apart; trainers that compare samples (DPO and its like) are not weighted",
+    )
+
+
+def lost(batch: Any) -> SourceError:
+    """The error for a batch that came without ids."""
+    return SourceError(
+        "This batch came without the ids of its samples.",
+        found=f"a batch with {sorted(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__,
+        expected=f"the batches of the Trainer's own get_train_dataloader, with {SAMPLE_ID!r}",
+        do="leave get_train_dataloader, get_batch_samples, training_step of the Trainer as they are, or call super()",
     )

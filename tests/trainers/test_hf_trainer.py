@@ -356,23 +356,78 @@ def test_sequence_to_sequence(tmp_path: Path) -> None:
     torch.testing.assert_close(parameters(made), parameters(without), atol=1e-6, rtol=0)
 
 
-def test_a_torch_dataset_and_a_stream_of_rows(tmp_path: Path) -> None:
+def test_rows_in_a_list(tmp_path: Path) -> None:
     rows = [{"input_ids": x, "labels": y, "more": 1} for x, y in zip(tokens(), labels(), strict=True)]
     made = trainer(tmp_path, running(), dataset=rows)
     made.train()
     assert made.stream.stats()["step"] == 10
 
+
+def streamed() -> Any:
+    """Read in order, in another order each epoch; which one, the dataset is told by `set_epoch`."""
+
     def generate() -> Any:
-        yield from ({"input_ids": r["input_ids"], "labels": r["labels"], "url": f"row-{n}"} for n, r in enumerate(rows))
+        for at, (x, y) in enumerate(zip(tokens(), labels(), strict=True)):
+            yield {"input_ids": x, "labels": y, "url": f"row-{at}"}
 
-    class Weighted(WeightedTrainerMixin, Trainer):
-        pass
+    return datasets.IterableDataset.from_generator(generate).shuffle(seed=7, buffer_size=50)
 
-    streamed = datasets.IterableDataset.from_generator(generate)
-    made = Weighted(language_model(), arguments(tmp_path), train_dataset=streamed, strategy=running(), id_fn="url")
+
+class WeightedByUrl(WeightedTrainer):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, id_fn="url", **kwargs)
+        self.remove_callback(transformers.PrinterCallback)
+
+
+def test_a_dataset_that_is_read_in_order(tmp_path: Path) -> None:
+    more: dict[str, Any] = {"max_steps": 25, "save_strategy": "steps", "save_steps": 8}
+    model = language_model
+    made = WeightedByUrl(model(), arguments(tmp_path, **more), train_dataset=streamed(), strategy=Uniform())
+    without = bare(tmp_path / "bare", dataset=streamed(), max_steps=25)
     made.train()
-    assert made.stream.stats()["step"] == 10
-    assert made.stream.stats()["samples"] == 80
+    without.train()
+    torch.testing.assert_close(parameters(made), parameters(without), atol=1e-6, rtol=0)
+    assert made.stream.epoch == 2
+
+    weighted = WeightedByUrl(model(), arguments(tmp_path, **more), train_dataset=streamed(), strategy=running())
+    weighted.train()
+    again = WeightedByUrl(model(), arguments(tmp_path, **more), train_dataset=streamed(), strategy=running())
+    again.train(str(tmp_path / "checkpoint-8"))
+    assert again.diary == weighted.diary[8:]
+    assert torch.equal(parameters(again), parameters(weighted))
+    assert_same_store(again.stream, weighted.stream)
+    again = WeightedByUrl(model(), arguments(tmp_path, **more), train_dataset=streamed(), strategy=running())
+    with pytest.raises(StateError, match="cannot find its place in a dataset without a length"):
+        again.train(str(tmp_path / "checkpoint-16"))  # in the second epoch: the Trainer takes all for one
+
+
+class Rows(torch.utils.data.IterableDataset):
+    """Has a length, and another order in each epoch."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __iter__(self) -> Any:
+        for at in torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(self.epoch)).tolist():
+            yield {"input_ids": tokens()[at], "labels": labels()[at], "url": at}
+
+
+def test_going_on_in_a_later_epoch_of_a_dataset_that_is_read_in_order(tmp_path: Path) -> None:
+    more: dict[str, Any] = {"max_steps": 25, "save_strategy": "steps", "save_steps": 16}
+    whole = WeightedByUrl(language_model(), arguments(tmp_path, **more), train_dataset=Rows(), strategy=running())
+    whole.train()
+    again = WeightedByUrl(language_model(), arguments(tmp_path, **more), train_dataset=Rows(), strategy=running())
+    again.train(str(tmp_path / "checkpoint-16"))
+    assert again.diary == whole.diary[16:]
+    assert whole.diary[0] != whole.diary[11]
+    assert torch.equal(parameters(again), parameters(whole))
+    assert_same_store(again.stream, whole.stream)
 
 
 def flat_rows() -> list[dict[str, Any]]:
