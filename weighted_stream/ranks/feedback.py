@@ -9,7 +9,6 @@ as one process with the global batch would have.
 from __future__ import annotations
 
 import atexit
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,8 +23,10 @@ from weighted_stream.feedback import Ahead, Feedback, Floats, host_array, in_flo
 from weighted_stream.position import Position
 from weighted_stream.ranks.everyone import Everyone
 from weighted_stream.ranks.group import RankGroup
+from weighted_stream.ranks.listener import Listener
 from weighted_stream.ranks.node import NodeStore
-from weighted_stream.ranks.packet import NO_FLOATS, NO_IDS, Kind, Packet
+from weighted_stream.ranks.packet import NO_FLOATS, Kind, Packet
+from weighted_stream.ranks.sums import Sums, said_by_others, total
 from weighted_stream.ranks.talk import Talk
 from weighted_stream.signals import Signals
 from weighted_stream.state import check_keys, with_tensors
@@ -46,15 +47,11 @@ class RankedFeedback(Feedback):
         super().__init__(strategy, store, ahead)  # type: ignore[arg-type]  # written in turns, see _after
         self._written = None
         self._node, self._talk = store, Talk(group, store)
-        self._epoch = 0
         self._iterates = False
-        self._position: Position | None = None
         self._open: Batch | None = None  # its feedback is not sent yet
         self._rows: list[tuple[NDArray[np.int64], Floats, Floats]] = []
-        self._passed: list[tuple[NDArray[np.int64], int]] = []
         self._device = torch.device("cpu")
-        self._listener: threading.Thread | None = None
-        self._fault: BaseException | None = None
+        self._listener: Listener | None = None
         atexit.register(_finish, weakref.ref(self))
 
     def __del__(self) -> None:
@@ -72,14 +69,15 @@ class RankedFeedback(Feedback):
         self._enter()
         with self._threads:
             self._flush()
-            self._epoch, self._position = epoch, None
+            talk = self._talk
+            talk.epoch, talk.position = epoch, None
             for _ in range(2):  # what came is written when the first is over, and known to be when the second is
-                self._say(self._packet(Kind.BEGIN))
+                talk.say(talk.packet(Kind.BEGIN))
             self._node.read_names()
 
     def go_through(self, position: Position) -> None:
         """It goes through this epoch."""
-        self._position = position
+        self._talk.position = position
 
     def end_epoch(self) -> None:
         """Go on listening to the ranks that have not ended, in a thread: the trainer may have to wait for them, too."""
@@ -87,8 +85,7 @@ class RankedFeedback(Feedback):
         with self._threads:
             self._flush()
         self._iterates = False
-        self._listener = threading.Thread(target=self._listen, name="weighted_stream ranks")
-        self._listener.start()
+        self._listener = Listener(self._listen)
 
     def settle(self) -> None:
         """Wait until the batches that all ranks have weighed, up to this one's latest whole one, are remembered."""
@@ -116,7 +113,8 @@ class RankedFeedback(Feedback):
         self._enter()
         with self._threads:
             self._catch_up()
-            self._open, self._rows, self._passed, self._iterates = None, [], [], False
+            self._open, self._rows, self._iterates = None, [], False
+            self._talk.forget()
             error: Exception | None = None
             if self._node.inner.writable:
                 try:
@@ -128,9 +126,7 @@ class RankedFeedback(Feedback):
 
     def places(self) -> list[list[int]]:
         """How far every rank is in the epoch, as of the latest exchange; this one as it is now."""
-        places = [list(place) for place in self._talk.places]
-        places[self._talk.rank] = list(self._talk.place_of(self._position))
-        return places
+        return self._talk.places_now()
 
     def _after(self, packets: list[Packet]) -> Everyone | None:
         """Learn from an exchange; the global batch, if one was weighed."""
@@ -197,8 +193,8 @@ class RankedFeedback(Feedback):
         while (packets := self._talk.finish()) is not None:
             self._take_in(packets)
             if any(packet.kind is Kind.ADD for packet in packets):
-                batch.scratch.setdefault(_Sums, []).append(_total(packets))
-                self._talk.start(self._packet(Kind.NOTHING, step=batch.step or 0))
+                said_by_others(batch.scratch).append(total(packets))
+                self._talk.start(self._talk.packet(Kind.NOTHING, step=batch.step or 0))
 
     def _resolve_everywhere(self, batch: Batch, positions: Positions, losses: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weights of a whole batch from the losses of all ranks."""
@@ -215,7 +211,7 @@ class RankedFeedback(Feedback):
                 self.ahead.meet(signals)
             if batch.step is None:
                 batch.step, self.step = self.step, self.step + 1
-            packets = self._say(self._packet(Kind.FEEDBACK, batch.ids, in_order, None, batch.step))
+            packets = self._talk.say(self._talk.packet(Kind.FEEDBACK, batch.ids, in_order, None, batch.step))
             everyone = batch.scratch[Everyone] = self._after(packets)
             assert everyone is not None
         weights = self._weigh_all(everyone, everyone.again(in_order), batch.scratch, counts=first)[everyone.mine]
@@ -256,15 +252,15 @@ class RankedFeedback(Feedback):
     def _signals(self, batch: Batch, places: Positions, losses: Tensor | None, asked: Positions = None) -> Signals:
         signals = super()._signals(batch, places, losses, asked)
         if self._adds_up and losses is not None:
-            signals.add_up = _Sums(self._add_up, batch.scratch)
+            signals.add_up = Sums(self._add_up, batch.scratch)
         return signals
 
     def _add_up(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        packet = self._packet(Kind.ADD)
+        packet = self._talk.packet(Kind.ADD)
         packet.numbers = numbers
-        packets = self._say(packet)
+        packets = self._talk.say(packet)
         self._take_in(packets)
-        return _total(packets)
+        return total(packets)
 
     def _count(
         self,
@@ -283,7 +279,7 @@ class RankedFeedback(Feedback):
         self._rows.append((ids, losses.copy(), weights.copy()))
 
     def _remember_passed(self, ids: NDArray[np.int64], step: int) -> None:
-        self._passed.append((ids, step))
+        self._talk.pass_over(ids, step)
 
     def _learn(self, signals: Signals) -> None:
         if self.strategy.local:
@@ -303,45 +299,21 @@ class RankedFeedback(Feedback):
         assert batch.step is not None
         ids, losses, weights = (np.concatenate(column) for column in zip(*rows, strict=True))
         self._catch_up()
-        packet = self._packet(kind, ids, losses, weights if self.strategy.remembers else None, batch.step)
+        packet = self._talk.packet(kind, ids, losses, weights if self.strategy.remembers else None, batch.step)
         self._talk.start(packet)
-
-    def _packet(
-        self,
-        kind: Kind,
-        ids: NDArray[np.int64] = NO_IDS,
-        losses: Floats = NO_FLOATS,
-        weights: Floats | None = None,
-        step: int = 0,
-    ) -> Packet:
-        passed, self._passed = self._passed, []
-        packet = Packet(kind, self._epoch, step, self._talk.place_of(self._position), 0, ids, losses, weights)
-        if passed:
-            packet.passed = np.concatenate([ids for ids, _ in passed])
-            packet.passed_steps = np.repeat([step for _, step in passed], [len(ids) for ids, _ in passed])
-        return packet
-
-    def _say(self, packet: Packet) -> list[Packet]:
-        """One whole exchange; nothing is under way."""
-        self._talk.start(packet)
-        packets = self._talk.finish()
-        assert packets is not None
-        return packets
 
     def _listen(self) -> None:
         """Until all ranks have ended: say nothing, and learn from the others."""
-        try:
-            while True:
-                with self._threads:
-                    self._talk.start(self._packet(Kind.ENDED))
-                    self._catch_up()
-                    if self._talk.all_ended:
-                        break
+        talk = self._talk
+        while True:
             with self._threads:
-                for _ in range(2):  # everything is written, and known to be
-                    self._say(self._packet(Kind.ENDED))
-        except BaseException as error:  # raised by whatever the trainer does next
-            self._fault = error
+                talk.start(talk.packet(Kind.ENDED))
+                self._catch_up()
+                if talk.all_ended:
+                    break
+        with self._threads:
+            for _ in range(2):  # everything is written, and known to be
+                talk.say(talk.packet(Kind.ENDED))
 
     def _enter(self) -> None:
         """Also wait until all ranks have ended the epoch that this one has ended.
@@ -350,38 +322,12 @@ class RankedFeedback(Feedback):
             RanksError: if one of them did not come.
         """
         super()._enter()
-        if self._listener is None:
-            return
-        self._listener.join()
-        self._listener = None
-        if self._fault is not None:
-            fault, self._fault = self._fault, None
-            raise fault
-
-
-class _Sums:
-    """Sums over all ranks, for one batch: when it is run again, with what the other ranks said the first time.
-
-    Args:
-        add_up: asks the others.
-        scratch: of the batch.
-    """
-
-    def __init__(self, add_up: Callable[[NDArray[np.float64]], NDArray[np.float64]], scratch: dict[Any, Any]) -> None:
-        self._add_up, self._others, self._place = add_up, scratch.setdefault(_Sums, []), 0
-
-    def __call__(self, numbers: Tensor) -> Tensor:
-        mine = numbers.detach().to("cpu", torch.float64).numpy()
-        if self._place == len(self._others):
-            self._others.append(self._add_up(mine) - mine)
-        total = torch.from_numpy(self._others[self._place] + mine).to(numbers)
-        self._place += 1
-        return total
-
-
-def _total(packets: list[Packet]) -> NDArray[np.float64]:
-    """The sum of the numbers of all ranks that have some."""
-    return np.sum([packet.numbers for packet in packets if len(packet.numbers)], axis=0, dtype=np.float64)
+        listener = self._listener
+        if listener is not None:
+            try:
+                listener.wait()
+            finally:
+                self._listener = None
 
 
 def _on(mask: NDArray[np.bool_], like: Tensor) -> Tensor:

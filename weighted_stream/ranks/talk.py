@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from weighted_stream.errors import RanksError
 from weighted_stream.position import Position
 from weighted_stream.ranks.group import Exchange, RankGroup
 from weighted_stream.ranks.node import NodeStore
-from weighted_stream.ranks.packet import Kind, Packet, Place
+from weighted_stream.ranks.packet import NO_FLOATS, NO_IDS, Floats, Ids, Kind, Packet, Place
 
 _DOES = {
     Kind.BEGIN: "begins",
@@ -28,6 +30,8 @@ class Talk:
         store: of this node; has something to tell, too.
 
     Attributes:
+        epoch: that this rank is in.
+        position: how far it is there; None before it has begun.
         number: of the latest exchange that is over, from 1.
         places: how far each rank was in its epoch, as it said last.
         all_ended: whether all ranks said in the latest exchange that their loader has ended.
@@ -37,7 +41,36 @@ class Talk:
         self._group, self._store = group, store
         self.rank, self.number, self.all_ended = group.rank, 0, False
         self.places = [Place()] * group.size
+        self.epoch = 0
+        self.position: Position | None = None
+        self._passed: list[tuple[Ids, int]] = []
         self._under_way: Exchange | None = None
+
+    def packet(
+        self, kind: Kind, ids: Ids = NO_IDS, losses: Floats = NO_FLOATS, weights: Floats | None = None, step: int = 0
+    ) -> Packet:
+        """What to say where this rank stands; with the candidates that were passed over since the last one."""
+        passed, self._passed = self._passed, []
+        packet = Packet(kind, self.epoch, step, self._place(), 0, ids, losses, weights)
+        if passed:
+            packet.passed = np.concatenate([ids for ids, _ in passed])
+            packet.passed_steps = np.repeat([step for _, step in passed], [len(ids) for ids, _ in passed])
+        return packet
+
+    def pass_over(self, ids: Ids, step: int) -> None:
+        """These candidates were not chosen: the next packet tells of them."""
+        self._passed.append((ids, step))
+
+    def forget(self) -> None:
+        """What was not said yet is void."""
+        self._passed = []
+
+    def say(self, packet: Packet) -> list[Packet]:
+        """One whole exchange; nothing is under way."""
+        self.start(packet)
+        packets = self.finish()
+        assert packets is not None
+        return packets
 
     def start(self, packet: Packet) -> None:
         """Begin to tell the others."""
@@ -67,15 +100,20 @@ class Talk:
             Exception: this rank's.
             RanksError: if another rank has one.
         """
-        self.start(Packet(kind, note="" if error is None else str(error) or type(error).__name__))
-        packets = self.finish()
+        packets = self.say(Packet(kind, note="" if error is None else str(error) or type(error).__name__))
         if error is not None:
             raise error
-        assert packets is not None
         check_agreed(packets)
 
-    def place_of(self, position: Position | None) -> Place:
-        """A position as the others are told."""
+    def places_now(self) -> list[list[int]]:
+        """The places of all ranks, with that of this one as it is now."""
+        places = [list(place) for place in self.places]
+        places[self.rank] = list(self._place())
+        return places
+
+    def _place(self) -> Place:
+        """This rank's, as the others are told."""
+        position = self.position
         if position is None:
             return Place()
         return Place(position.drawn, position.samples, position.batches, position.digest, int(position.over))
