@@ -12,7 +12,15 @@ import sys
 
 from benchmarks.harness import LEFT_OUT
 
-BENCHMARKS = ("loader_overhead", "store_ops", "shared_store", "scoring", "noisy_labels", "redundant_stream", "standard_mixture")
+BENCHMARKS = (
+    "loader_overhead",
+    "store_ops",
+    "shared_store",
+    "scoring",
+    "noisy_labels",
+    "redundant_stream",
+    "standard_mixture",
+)
 
 
 def main() -> int:
