@@ -4,17 +4,21 @@
 #   make test         set up and run the tests with all extras (torch 2.7, Composer, MosaicML streaming)
 #   make test-newest  the same tests with the newest torch and transformers, without the two MosaicML packages
 #   make check        ruff and mypy --strict
+#   make soak         what takes hours: MINUTES=120 of training with restarts and kills, the long proofs (SEED=…)
 #   make bench        the benchmarks (set WEIGHTED_STREAM_DATA to the folder of the real data sets, if you have it)
 
 PYTHON ?= python3
 PYTHON_NEWEST ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
 DEMO ?=
+MINUTES ?= 120
+SEED ?=
+SOAK ?=
 PYTEST ?=
 
 EVERYTHING := .venv/.ready
 NEWEST := .venv-newest/.ready
 
-.PHONY: demo test test-newest check bench clean
+.PHONY: demo test test-newest check soak bench clean
 
 demo: $(EVERYTHING)
 	.venv/bin/weighted-stream demo $(DEMO)
@@ -29,6 +33,9 @@ check: $(EVERYTHING)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+soak: $(EVERYTHING)
+	.venv/bin/python -m tools.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(SOAK)
 
 bench: $(EVERYTHING)
 	.venv/bin/python -m benchmarks

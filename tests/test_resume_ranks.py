@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from ranks import run_ranks
 from resuming import check_resuming, train
 from torch.utils.data import DistributedSampler
@@ -34,6 +35,7 @@ def resume_as_a_rank(rank: int, folder: str) -> None:
     assert check_resuming(rows, batch_size=4, sampler=DistributedSampler(range(SIZE), shuffle=True, seed=3)) == 8
 
 
+@pytest.mark.timeout(240)
 def test_two_ranks(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     for part in range(3):

@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
 
 
 def shared(server: SharedServer, name: str, path: Path | None = None, **options: Any) -> SharedStore:
-    return SharedStore(server.url, path, **{"name": name, "every": 0.02, "flush_timeout": 20.0} | options)
+    return SharedStore(server.url, path, **{"name": name, "every": 0.02, "flush_timeout": 40.0} | options)
 
 
 def train(stream: WeightedStream, steps: int = 1000, **options: Any) -> list[Any]:

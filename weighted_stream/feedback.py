@@ -398,11 +398,12 @@ def restore_store(store: Written, state: Mapping[str, Any]) -> None:
             "This state has no store in it.",
             found="the state of a rank that reads a store which another rank of its node writes",
             expected="the state of the rank that writes it: the first one of the node",
-            do="load the state of rank 0, on all ranks",
+            do="load the state of rank 0 on all ranks; with several machines, of the first rank of each",
         )
     store.load_state_dict(with_arrays(state["files"]))
     for call in with_arrays(state["later"]):
-        store.update(**call)
+        write = store.set_groups if "names" in call else store.update
+        write(**call)
 
 
 def host_array(values: Tensor) -> Floats:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from global_batches import Batches, batches_of, data
+from global_batches import Batches, data
 from torch import nn
 from torch.distributed.algorithms import Join
 from torch.nn.parallel import DistributedDataParallel
 
-from weighted_stream import Adapt, InfoBatch, LinUpper, RanksError, Similarity, StoreError, WeightedStream
+from weighted_stream import (
+    Adapt,
+    InfoBatch,
+    LinUpper,
+    OnlineDataMixing,
+    RanksError,
+    Similarity,
+    StoreError,
+    WeightedStream,
+    WeightStore,
+)
 
 SAMPLES = 40
 
@@ -81,16 +92,27 @@ def leave_early(rank: int, folder: str) -> None:
 
 
 def lose_one(rank: int, folder: str) -> None:
-    """One rank is killed; the other one hears of it at once, and says so."""
+    """One rank is killed; the other one hears of it at once, says so, and keeps what it has heard."""
     stream = WeightedStream(numbers(), LinUpper())
     mine = [list(range(20 * rank + 5 * n, 20 * rank + 5 * n + 5)) for n in range(4)]
+    ends = WeightedStream(numbers(), LinUpper(), store=f"{folder}/store")
+    items = iter(ends.loader(batch_sampler=Batches(mine[: 2 + rank])))
+    for _ in range(2):
+        batch, weight = next(items)
+        weight.resolve(batch.float())
+    if rank == 0:
+        assert next(items, None) is None  # listens to the other from now on
     try:
         for n, (batch, weight) in enumerate(stream.loader(batch_sampler=Batches(mine))):
             if rank == 1 and n == 2:
                 os._exit(0)
             weight.resolve(batch.float())
     except RanksError as error:
-        keep(folder, rank, error=str(error))
+        try:
+            ends.close()
+        except RanksError as second:
+            records = WeightStore(f"{folder}/store", mode="r").get(np.arange(SAMPLES))
+            keep(folder, rank, errors=[str(error), str(second)], visits=torch.from_numpy(records["visits"]))
         os._exit(0)
 
 
@@ -136,12 +158,51 @@ def look_at_the_model(rank: int, folder: str) -> None:
     for batch, weight in stream.loader(batch_sampler=Batches(mine)):
         losses = model(batch.float()[:, None]).squeeze(1)
         weights.append(weight.resolve(losses))
+    strategy = Adapt(model, target, normalize="mean", head=model[1], tau=0.5)
+    lacking = WeightedStream(numbers(), strategy)
+    for n, (batch, weight) in enumerate(lacking.loader(batch_sampler=Batches(mine))):
+        losses = model(batch.float()[:, None]).squeeze(1)
+        nothing = torch.full_like(losses, torch.nan)
+        found = weight.resolve(nothing if (rank, n) in ((1, 1), (0, 2)) else losses)
+        if n == 1:
+            weight.resolve(losses)  # run again, and it has finite losses now
+        weights.append(found)
     chooser = WeightedStream(data(), InfoBatch(epochs=4, prune=True))
     for _ in range(2):
         for batch, weight in chooser.loader(batch_size=10, sampler=list(range(60 * rank, 60 * rank + 60))):
             weight.resolve(batch["loss"].float().nan_to_num(1.0, posinf=1.0))
     records = {name: torch.from_numpy(v) for name, v in chooser.store.get(np.arange(120)).items()}
-    keep(folder, rank, weights=weights, records=records, batches=batches_of(0, 1, 0))
+    keep(folder, rank, weights=weights, records=records, lacking=records_of(lacking))
+
+
+def name_groups(rank: int, folder: str) -> None:
+    """Groups come from samples and from the user; a state is taken before the files have their names."""
+    domains = [f"größe {n // 5 % 4}" for n in range(SAMPLES)]
+    data = [{"loss": loss, "domain": domain} for loss, domain in zip(numbers(), domains, strict=True)]
+    mine = Batches([list(range(20 * rank + 5 * n, 20 * rank + 5 * n + 5)) for n in range(4)])
+    options = {"group_fn": "domain", "store": f"{folder}/store"}
+    stream = WeightedStream(data, OnlineDataMixing(), **options)
+    if rank == 0:
+        stream.store.set_groups([3, 33], ["by hand", "largest"])
+    state = {}
+    for n, (batch, weight) in enumerate(stream.loader(batch_sampler=mine)):
+        weight.resolve(batch["loss"].float())
+        if n == 1:
+            state = stream.state_dict()
+            torch.distributed.barrier()
+            if rank == 0:  # what a killed process leaves behind
+                shutil.copytree(f"{folder}/store", f"{folder}/copy", ignore=shutil.ignore_patterns("lock"))
+            torch.distributed.barrier()
+    names = [stream.store.groups[n] for n in stream.store.get(np.arange(SAMPLES))["group"]]
+    again = WeightedStream(data, OnlineDataMixing(), **{**options, "store": f"{folder}/copy"})
+    states = [state]
+    torch.distributed.broadcast_object_list(states)
+    again.load_state_dict(states[0])
+    for batch, weight in again.loader(batch_sampler=mine):
+        weight.resolve(batch["loss"].float())
+    assert names == domains
+    assert stream.store.groups == again.store.groups
+    keep(folder, rank, records=records_of(stream), again=records_of(again))
 
 
 def score_ahead(rank: int, folder: str) -> None:

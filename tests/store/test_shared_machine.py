@@ -59,6 +59,7 @@ class _Trainer:
 
 
 @pytest.mark.filterwarnings("ignore:The shared store at:RuntimeWarning")
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_happens(seed: int, tmp_path: Path) -> None:
     assert play(tmp_path, seed, turns=80) > 0

@@ -43,10 +43,10 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def shared(server: SharedServer, path: Path | None = None, **options: Any) -> SharedStore:
-    return SharedStore(server.url, path, **{"every": 0.02, "flush_timeout": 20.0, "timeout": 5.0} | options)
+    return SharedStore(server.url, path, **{"every": 0.02, "flush_timeout": 40.0, "timeout": 5.0} | options)
 
 
-def until(true: Callable[[], bool], seconds: float = 15.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 40.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited in vain"
@@ -230,7 +230,7 @@ def test_gone_is_said_once(server: SharedServer) -> None:
         assert store.stats()["shared_outages"] == 2.0
         server.kill()
         begin = time.monotonic()
-    assert time.monotonic() - begin < 3.0  # nothing is left to be sent
+    assert time.monotonic() - begin < 15.0  # nothing is left to be sent
 
 
 def test_emptied_while_it_runs(server: SharedServer) -> None:
@@ -362,7 +362,7 @@ def test_close_says_what_is_left(server: SharedServer, tmp_path: Path) -> None:
     assert "after 0.3 s: 4" in caught.value.found
     with pytest.raises(StoreError, match="has not got everything"):
         store.close()
-    assert time.monotonic() - begin < 5.0
+    assert time.monotonic() - begin < 15.0
     store.close()  # again
     server.thaw()
     with WeightStore(tmp_path / "local") as alone:
@@ -377,7 +377,7 @@ def test_it_need_not_be_there_to_begin_with(server: SharedServer, tmp_path: Path
     begin = time.monotonic()
     with pytest.raises(StoreError, match="cannot be used") as caught:
         shared(server, tmp_path / "local", timeout=0.3)
-    assert time.monotonic() - begin < 3.0
+    assert time.monotonic() - begin < 15.0
     assert "must_connect=False" in caught.value.do
     with shared(server, tmp_path / "local", must_connect=False) as store:
         until(lambda: store._sharing._said_gone)  # type: ignore[union-attr]
@@ -468,17 +468,18 @@ if len(sys.argv) > 2:
 """
 
 
+@pytest.mark.timeout(240)
 def test_a_program_that_ends_without_closing_sends_what_is_left(server: SharedServer) -> None:
     command = [sys.executable, "-c", UNCLOSED, server.url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
     assert done.stderr == ""
     with shared(server) as other:
         other.catch_up()
         assert visits(other, [3, 4]) == [1, 1]
     begin = time.monotonic()
-    done = subprocess.run([*command, str(server.pid)], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([*command, str(server.pid)], capture_output=True, text=True, timeout=90, check=True)
     assert "samples still to be sent after 5 s: 2" in done.stderr
-    assert time.monotonic() - begin < 30.0
+    assert time.monotonic() - begin < 80.0
 
 
 def test_catching_up_takes_no_longer_than_it_may(server: SharedServer) -> None:

@@ -55,7 +55,7 @@ def killed_at(
     child = os.fork()
     if not child:
         try:
-            signal.alarm(60)
+            signal.alarm(300)
             os.close(reading)
             points = WritePoints(write, random.Random(seed))
             points.watch(store)

@@ -9,7 +9,6 @@ as one process with the global batch would have.
 from __future__ import annotations
 
 import atexit
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,13 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weighted_stream.batch import Batch, Positions
-from weighted_stream.errors import WeightedStreamError
 from weighted_stream.feedback import Ahead, Feedback, Floats, host_array, in_float32, restore_store
 from weighted_stream.position import Position
 from weighted_stream.ranks.everyone import Everyone
 from weighted_stream.ranks.group import RankGroup
+from weighted_stream.ranks.listener import Listener
 from weighted_stream.ranks.node import NodeStore
-from weighted_stream.ranks.packet import NO_FLOATS, NO_IDS, Kind, Packet
+from weighted_stream.ranks.packet import NO_FLOATS, Kind, Packet
+from weighted_stream.ranks.sums import Sums, said_by_others, total
 from weighted_stream.ranks.talk import Talk
 from weighted_stream.signals import Signals
 from weighted_stream.state import check_keys, with_tensors
@@ -47,15 +47,11 @@ class RankedFeedback(Feedback):
         super().__init__(strategy, store, ahead)  # type: ignore[arg-type]  # written in turns, see _after
         self._written = None
         self._node, self._talk = store, Talk(group, store)
-        self._epoch = 0
         self._iterates = False
-        self._position: Position | None = None
         self._open: Batch | None = None  # its feedback is not sent yet
         self._rows: list[tuple[NDArray[np.int64], Floats, Floats]] = []
-        self._passed: list[tuple[NDArray[np.int64], int]] = []
         self._device = torch.device("cpu")
-        self._listener: threading.Thread | None = None
-        self._fault: BaseException | None = None
+        self._listener: Listener | None = None
         atexit.register(_finish, weakref.ref(self))
 
     def __del__(self) -> None:
@@ -73,13 +69,15 @@ class RankedFeedback(Feedback):
         self._enter()
         with self._threads:
             self._flush()
-            self._epoch, self._position = epoch, None
+            talk = self._talk
+            talk.epoch, talk.position = epoch, None
             for _ in range(2):  # what came is written when the first is over, and known to be when the second is
-                self._say(self._packet(Kind.BEGIN))
+                talk.say(talk.packet(Kind.BEGIN))
+            self._node.read_names()
 
     def go_through(self, position: Position) -> None:
         """It goes through this epoch."""
-        self._position = position
+        self._talk.position = position
 
     def end_epoch(self) -> None:
         """Go on listening to the ranks that have not ended, in a thread: the trainer may have to wait for them, too."""
@@ -87,8 +85,7 @@ class RankedFeedback(Feedback):
         with self._threads:
             self._flush()
         self._iterates = False
-        self._listener = threading.Thread(target=self._listen, name="weighted_stream ranks")
-        self._listener.start()
+        self._listener = Listener(self._listen)
 
     def settle(self) -> None:
         """Wait until the batches that all ranks have weighed, up to this one's latest whole one, are remembered."""
@@ -97,9 +94,11 @@ class RankedFeedback(Feedback):
             self._catch_up()
 
     def close(self) -> None:
-        """Hear the others out."""
-        self.settle()
-        self._node.write_all()
+        """Hear the others out; what came from them is written, even if they are gone."""
+        try:
+            self.settle()
+        finally:
+            self._node.write_all()
 
     def stored(self) -> dict[str, Any]:
         """The store's part of a state: without the store's files on a rank that only reads them."""
@@ -114,21 +113,20 @@ class RankedFeedback(Feedback):
         self._enter()
         with self._threads:
             self._catch_up()
-            self._open, self._rows, self._passed, self._iterates = None, [], [], False
-            error: WeightedStreamError | None = None
+            self._open, self._rows, self._iterates = None, [], False
+            self._talk.forget()
+            error: Exception | None = None
             if self._node.inner.writable:
                 try:
                     restore_store(self._node.inner, state)
-                except WeightedStreamError as raised:
+                except Exception as raised:
                     error = raised
             self._talk.agree(Kind.LOAD, error)
             self._node.forget()
 
     def places(self) -> list[list[int]]:
         """How far every rank is in the epoch, as of the latest exchange; this one as it is now."""
-        places = [list(place) for place in self._talk.places]
-        places[self._talk.rank] = list(self._talk.place_of(self._position))
-        return places
+        return self._talk.places_now()
 
     def _after(self, packets: list[Packet]) -> Everyone | None:
         """Learn from an exchange; the global batch, if one was weighed."""
@@ -136,7 +134,7 @@ class RankedFeedback(Feedback):
         node.learn(number, packets, self._talk.rank)
         for packet in packets:
             node.pass_over(number, packet.passed, packet.passed_steps, self.strategy.remembers)
-        if not any(packet.kind is Kind.FEEDBACK for packet in packets):
+        if not any(packet.kind in (Kind.FEEDBACK, Kind.NOTHING) for packet in packets):
             return None
         everyone = Everyone(packets, self._talk.rank)
         self.step = max(self.step, everyone.step + 1)
@@ -144,8 +142,11 @@ class RankedFeedback(Feedback):
 
     def _catch_up(self) -> None:
         packets = self._talk.finish()
-        if packets is None:
-            return
+        if packets is not None:
+            self._take_in(packets)
+
+    def _take_in(self, packets: list[Packet]) -> None:
+        """Learn from an exchange, also the feedback of the others."""
         everyone = self._after(packets)
         if everyone is None:
             return
@@ -164,6 +165,11 @@ class RankedFeedback(Feedback):
     def _weighs_all(self) -> bool:
         return self.strategy.joint and not self.strategy.local and self.strategy.budget is None
 
+    @property
+    def _adds_up(self) -> bool:
+        """Whether the strategy may ask for sums over all ranks."""
+        return self.strategy.joint and self.strategy.local and self.strategy.budget is None
+
     def _resolve(
         self, batch: Batch, positions: Positions, ids: NDArray[np.int64], losses: Tensor
     ) -> tuple[Tensor, Tensor | None]:
@@ -176,8 +182,19 @@ class RankedFeedback(Feedback):
             return self._resolve_everywhere(batch, positions, losses)
         weights, finite = super()._resolve(batch, positions, ids, losses)
         if self._open is batch and batch.counted:
-            self._send()
+            nothing = self._adds_up and not np.isfinite(np.concatenate([losses for _, losses, _ in self._rows])).any()
+            self._send(Kind.NOTHING if nothing else Kind.FEEDBACK)
+            if nothing:
+                self._stand_by(batch)
         return weights, finite
+
+    def _stand_by(self, batch: Batch) -> None:
+        """Stay at this batch while the others add up theirs; if it is run again, it gets what they said."""
+        while (packets := self._talk.finish()) is not None:
+            self._take_in(packets)
+            if any(packet.kind is Kind.ADD for packet in packets):
+                said_by_others(batch.scratch).append(total(packets))
+                self._talk.start(self._talk.packet(Kind.NOTHING, step=batch.step or 0))
 
     def _resolve_everywhere(self, batch: Batch, positions: Positions, losses: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weights of a whole batch from the losses of all ranks."""
@@ -194,7 +211,7 @@ class RankedFeedback(Feedback):
                 self.ahead.meet(signals)
             if batch.step is None:
                 batch.step, self.step = self.step, self.step + 1
-            packets = self._say(self._packet(Kind.FEEDBACK, batch.ids, in_order, None, batch.step))
+            packets = self._talk.say(self._talk.packet(Kind.FEEDBACK, batch.ids, in_order, None, batch.step))
             everyone = batch.scratch[Everyone] = self._after(packets)
             assert everyone is not None
         weights = self._weigh_all(everyone, everyone.again(in_order), batch.scratch, counts=first)[everyone.mine]
@@ -234,20 +251,16 @@ class RankedFeedback(Feedback):
 
     def _signals(self, batch: Batch, places: Positions, losses: Tensor | None, asked: Positions = None) -> Signals:
         signals = super()._signals(batch, places, losses, asked)
-        if self.strategy.joint and losses is not None:
-            signals.add_up = _Sums(self._add_up, batch.scratch)
+        if self._adds_up and losses is not None:
+            signals.add_up = Sums(self._add_up, batch.scratch)
         return signals
 
     def _add_up(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        packet = self._packet(Kind.ADD)
+        packet = self._talk.packet(Kind.ADD)
         packet.numbers = numbers
-        packets = self._say(packet)
-        self._after(packets)
-        total = np.zeros_like(numbers)
-        for said in packets:
-            if len(said.numbers):
-                total += said.numbers
-        return total
+        packets = self._talk.say(packet)
+        self._take_in(packets)
+        return total(packets)
 
     def _count(
         self,
@@ -266,7 +279,7 @@ class RankedFeedback(Feedback):
         self._rows.append((ids, losses.copy(), weights.copy()))
 
     def _remember_passed(self, ids: NDArray[np.int64], step: int) -> None:
-        self._passed.append((ids, step))
+        self._talk.pass_over(ids, step)
 
     def _learn(self, signals: Signals) -> None:
         if self.strategy.local:
@@ -278,7 +291,7 @@ class RankedFeedback(Feedback):
             self._send()
         self._catch_up()
 
-    def _send(self) -> None:
+    def _send(self, kind: Kind = Kind.FEEDBACK) -> None:
         """Begin to tell the others of the batch that is open; they tell of theirs."""
         batch, rows = self._open, self._rows
         self._open, self._rows = None, []
@@ -286,44 +299,21 @@ class RankedFeedback(Feedback):
         assert batch.step is not None
         ids, losses, weights = (np.concatenate(column) for column in zip(*rows, strict=True))
         self._catch_up()
-        packet = self._packet(Kind.FEEDBACK, ids, losses, weights if self.strategy.remembers else None, batch.step)
+        packet = self._talk.packet(kind, ids, losses, weights if self.strategy.remembers else None, batch.step)
         self._talk.start(packet)
-
-    def _packet(
-        self,
-        kind: Kind,
-        ids: NDArray[np.int64] = NO_IDS,
-        losses: Floats = NO_FLOATS,
-        weights: Floats | None = None,
-        step: int = 0,
-    ) -> Packet:
-        passed, self._passed = self._passed, []
-        packet = Packet(kind, self._epoch, step, self._talk.place_of(self._position), 0, ids, losses, weights)
-        if passed:
-            packet.passed = np.concatenate([ids for ids, _ in passed])
-            packet.passed_steps = np.repeat([step for _, step in passed], [len(ids) for ids, _ in passed])
-        return packet
-
-    def _say(self, packet: Packet) -> list[Packet]:
-        """One whole exchange; nothing is under way."""
-        self._talk.start(packet)
-        packets = self._talk.finish()
-        assert packets is not None
-        return packets
 
     def _listen(self) -> None:
         """Until all ranks have ended: say nothing, and learn from the others."""
-        try:
-            while True:
-                with self._threads:
-                    self._talk.start(self._packet(Kind.ENDED))
-                    self._catch_up()
-                    if self._talk.all_ended:
-                        break
+        talk = self._talk
+        while True:
             with self._threads:
-                self._say(self._packet(Kind.ENDED))  # everything is written, and known to be
-        except BaseException as error:  # raised by whatever the trainer does next
-            self._fault = error
+                talk.start(talk.packet(Kind.ENDED))
+                self._catch_up()
+                if talk.all_ended:
+                    break
+        with self._threads:
+            for _ in range(2):  # everything is written, and known to be
+                talk.say(talk.packet(Kind.ENDED))
 
     def _enter(self) -> None:
         """Also wait until all ranks have ended the epoch that this one has ended.
@@ -332,33 +322,12 @@ class RankedFeedback(Feedback):
             RanksError: if one of them did not come.
         """
         super()._enter()
-        if self._listener is None:
-            return
-        self._listener.join()
-        self._listener = None
-        if self._fault is not None:
-            fault, self._fault = self._fault, None
-            raise fault
-
-
-class _Sums:
-    """Sums over all ranks, for one batch: when it is run again, with what the other ranks said the first time.
-
-    Args:
-        add_up: asks the others.
-        scratch: of the batch.
-    """
-
-    def __init__(self, add_up: Callable[[NDArray[np.float64]], NDArray[np.float64]], scratch: dict[Any, Any]) -> None:
-        self._add_up, self._others, self._place = add_up, scratch.setdefault(_Sums, []), 0
-
-    def __call__(self, numbers: Tensor) -> Tensor:
-        mine = numbers.detach().to("cpu", torch.float64).numpy()
-        if self._place == len(self._others):
-            self._others.append(self._add_up(mine) - mine)
-        total = torch.from_numpy(self._others[self._place] + mine).to(numbers)
-        self._place += 1
-        return total
+        listener = self._listener
+        if listener is not None:
+            try:
+                listener.wait()
+            finally:
+                self._listener = None
 
 
 def _on(mask: NDArray[np.bool_], like: Tensor) -> Tensor:

@@ -68,6 +68,8 @@ class NodeStore:
         with self._threads:
             words = self._words(ids)
             found = fields(words.view(RECORD).ravel()) if len(ids) else self.inner.get(ids)
+            if found["group"].max(initial=-1) >= len(self._names):
+                self.read_names()  # the user has set groups
             if self._scores:
                 _lay(self._scores, ids, found["similarity"])
             if self._groups:
@@ -161,9 +163,9 @@ class NodeStore:
                 self._write(self._wanted[-1].number)
 
     def not_written(self) -> list[dict[str, Any]]:
-        """What came and is not in the files yet, for a state: calls of `WeightStore.update`."""
+        """What came and is not in the files yet, for a state: calls of `WeightStore.update`, or of ``set_groups``."""
         with self._threads:
-            return [{"ids": ids.copy(), **values} for _, ids, values in self._wanted]
+            return [{"ids": ids.copy(), **self._with_names(values)} for _, ids, values in self._wanted]
 
     def forget(self) -> None:
         """The store has gone back to a state."""
@@ -173,6 +175,11 @@ class NodeStore:
             self._scores.clear()
             self._told.clear()
             self._groups.clear()
+            self.read_names()
+
+    def read_names(self) -> None:
+        """Everything is in the files: the names of the groups are what stands there, whoever wrote them."""
+        with self._threads:
             self._names = list(self.inner.groups)
 
     def bind_scores(self, identity: Any) -> None:
@@ -232,9 +239,13 @@ class NodeStore:
             self.inner.record(ids, values["loss"], values["weight"], step=values["step"])
             return
         if "group" in values:
-            self.inner.set_groups(ids, [self._names[group] for group in values["group"].tolist()])
+            self.inner.set_groups(ids, **self._with_names(values))
             return
         self.inner.update(ids, **values)
+
+    def _with_names(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Groups by name: the files may not have their numbers yet."""
+        return {"names": [self._names[n] for n in values["group"].tolist()]} if "group" in values else values
 
     def _words(self, ids: Ids) -> Words:
         return words_of(self.inner.records(ids))

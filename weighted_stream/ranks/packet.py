@@ -35,6 +35,8 @@ class Kind(IntEnum):
     """It loads a state."""
     ADD = 5
     """It adds up numbers of a batch."""
+    NOTHING = 6
+    """No loss of its batch is finite: it has nothing to add up, and waits until the others are through with theirs."""
 
 
 class Place(NamedTuple):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from weighted_stream.errors import RanksError, WeightedStreamError
+import numpy as np
+
+from weighted_stream.errors import RanksError
 from weighted_stream.position import Position
 from weighted_stream.ranks.group import Exchange, RankGroup
 from weighted_stream.ranks.node import NodeStore
-from weighted_stream.ranks.packet import Kind, Packet, Place
+from weighted_stream.ranks.packet import NO_FLOATS, NO_IDS, Floats, Ids, Kind, Packet, Place
 
 _DOES = {
     Kind.BEGIN: "begins",
@@ -16,6 +18,7 @@ _DOES = {
     Kind.ENDED: "has ended",
     Kind.LOAD: "loads a state in",
     Kind.ADD: "adds up a batch of",
+    Kind.NOTHING: "weighs a batch without a finite loss of",
 }
 
 
@@ -27,6 +30,8 @@ class Talk:
         store: of this node; has something to tell, too.
 
     Attributes:
+        epoch: that this rank is in.
+        position: how far it is there; None before it has begun.
         number: of the latest exchange that is over, from 1.
         places: how far each rank was in its epoch, as it said last.
         all_ended: whether all ranks said in the latest exchange that their loader has ended.
@@ -36,7 +41,36 @@ class Talk:
         self._group, self._store = group, store
         self.rank, self.number, self.all_ended = group.rank, 0, False
         self.places = [Place()] * group.size
+        self.epoch = 0
+        self.position: Position | None = None
+        self._passed: list[tuple[Ids, int]] = []
         self._under_way: Exchange | None = None
+
+    def packet(
+        self, kind: Kind, ids: Ids = NO_IDS, losses: Floats = NO_FLOATS, weights: Floats | None = None, step: int = 0
+    ) -> Packet:
+        """What to say where this rank stands; with the candidates that were passed over since the last one."""
+        passed, self._passed = self._passed, []
+        packet = Packet(kind, self.epoch, step, self._place(), 0, ids, losses, weights)
+        if passed:
+            packet.passed = np.concatenate([ids for ids, _ in passed])
+            packet.passed_steps = np.repeat([step for _, step in passed], [len(ids) for ids, _ in passed])
+        return packet
+
+    def pass_over(self, ids: Ids, step: int) -> None:
+        """These candidates were not chosen: the next packet tells of them."""
+        self._passed.append((ids, step))
+
+    def forget(self) -> None:
+        """What was not said yet is void."""
+        self._passed = []
+
+    def say(self, packet: Packet) -> list[Packet]:
+        """One whole exchange; nothing is under way."""
+        self.start(packet)
+        packets = self.finish()
+        assert packets is not None
+        return packets
 
     def start(self, packet: Packet) -> None:
         """Begin to tell the others."""
@@ -59,22 +93,27 @@ class Talk:
         self._store.settle(self.number, packets)
         return packets
 
-    def agree(self, kind: Kind, error: WeightedStreamError | None) -> None:
+    def agree(self, kind: Kind, error: Exception | None) -> None:
         """All ranks are through with something, or none is.
 
         Raises:
-            WeightedStreamError: this rank's.
+            Exception: this rank's.
             RanksError: if another rank has one.
         """
-        self.start(Packet(kind, note="" if error is None else str(error)))
-        packets = self.finish()
+        packets = self.say(Packet(kind, note="" if error is None else str(error) or type(error).__name__))
         if error is not None:
             raise error
-        assert packets is not None
         check_agreed(packets)
 
-    def place_of(self, position: Position | None) -> Place:
-        """A position as the others are told."""
+    def places_now(self) -> list[list[int]]:
+        """The places of all ranks, with that of this one as it is now."""
+        places = [list(place) for place in self.places]
+        places[self.rank] = list(self._place())
+        return places
+
+    def _place(self) -> Place:
+        """This rank's, as the others are told."""
+        position = self.position
         if position is None:
             return Place()
         return Place(position.drawn, position.samples, position.batches, position.digest, int(position.over))
@@ -104,7 +143,8 @@ def check_together(packets: Sequence[Packet]) -> None:
     """
     kinds = {packet.kind for packet in packets}
     epochs = {packet.epoch for packet in packets if packet.kind is not Kind.LOAD}
-    if (len(kinds) == 1 or kinds in ({Kind.FEEDBACK, Kind.ENDED}, {Kind.ADD, Kind.ENDED})) and len(epochs) <= 1:
+    weighing = kinds - {Kind.NOTHING, Kind.ENDED}
+    if len(epochs) <= 1 and (len(kinds) == 1 or weighing in (set(), {Kind.FEEDBACK}, {Kind.ADD})):
         return
     raise RanksError(
         "The ranks are at different places of their training.",

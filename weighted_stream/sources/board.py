@@ -87,11 +87,13 @@ class Board:
         self._open(*(file.detach() for file in state["files"]))
         self._map()
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # the module may be gone by then
         for file in (getattr(self, "_file", None), getattr(self, "stack_file", None)):
             if file is not None:
-                with suppress(OSError):
-                    os.close(file)
+                try:
+                    close(file)
+                except OSError:
+                    continue
 
     def append(self, line: bytes) -> None:
         """Add a line to the notes."""

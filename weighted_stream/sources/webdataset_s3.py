@@ -34,6 +34,15 @@ def open_s3(url: str, mode: str = "rb", bufsize: int = 8192, *, filesystem: Any 
 
     Raises:
         SourceError: if it is not there, cannot be reached, or is to be written; while reading, if it changes.
+
+    Example:
+        >>> import tempfile
+        >>> from pyarrow.fs import LocalFileSystem
+        >>> with tempfile.NamedTemporaryFile() as local:
+        ...     _ = local.write(b"a tar file"), local.flush()
+        ...     with open_s3(local.name, filesystem=LocalFileSystem()) as file:
+        ...         file.read(5)
+        b'a tar'
     """
     if mode != "rb":
         raise SourceError(
