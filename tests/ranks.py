@@ -36,8 +36,9 @@ def run_ranks_of_environment(rank_work: Callable[..., None], ranks: int, *args: 
 
 def _as_torchrun(rank: int, rank_work: Callable[..., None], ranks: int, port: int, args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "NODE_RANK": 0, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0, "MASTER_PORT": port}
+    numbers |= {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    os.environ |= {name: str(value) for name, value in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
     rank_work(rank, *args)
     torch.distributed.barrier()
     os._exit(0)  # see _one_rank
