@@ -26,9 +26,19 @@ def stream_of(source: str, folder: str, store: str | None) -> WeightedStream:
         from streaming import StreamingDataset
 
         data = StreamingDataset(local=f"{folder}/mds", batch_size=4, shuffle=True, shuffle_seed=7)
+    elif source == "webdataset":
+        import webdataset as wds
+
+        urls = sorted(map(str, Path(folder, "tars").glob("*.tar")))
+        split = {"nodesplitter": wds.split_by_node, "empty_check": False}
+        data = wds.WebDataset(urls, shardshuffle=False, **split).decode().map(_marked)
     else:
         data = [{"marker": row} for row in range(SIZE)]
     return WeightedStream(data, LinUpper(window="running", memory=64), store=store)
+
+
+def _marked(sample: dict[str, Any]) -> dict[str, Any]:
+    return {"marker": sample["cls"]}
 
 
 def arguments_of(source: str, workers: int) -> dict[str, Any]:

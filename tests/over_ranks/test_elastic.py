@@ -20,6 +20,12 @@ def make_shards(folder: Path, source: str) -> None:
         for part in range(3):
             rows = list(range(part * 14, part * 14 + 14))
             pq.write_table(pa.table({"marker": rows}), folder / "parquet" / f"{part}.parquet", row_group_size=5)
+    if source == "webdataset":
+        webdataset = pytest.importorskip("webdataset")
+        (folder / "tars").mkdir()
+        with webdataset.ShardWriter(str(folder / "tars/%02d.tar"), maxcount=14, verbose=0) as writer:
+            for row in range(SIZE):
+                writer.write({"__key__": f"{row:03d}", "cls": row})
     if source == "mds":
         streaming = pytest.importorskip("streaming")
         with streaming.MDSWriter(out=str(folder / "mds"), columns={"marker": "int"}, size_limit=256) as writer:
@@ -47,6 +53,7 @@ def whole_run(folder: Path, source: str, ranks: int, workers: int, shared: bool)
         ("parquet", 2, 2, True),
         ("list", 2, 0, True),
         ("mds", 2, 0, True),
+        ("webdataset", 2, 0, True),
     ],
 )
 @pytest.mark.timeout(240)
@@ -77,6 +84,7 @@ def test_as_many_ranks_go_on_bit_for_bit(source: str, ranks: int, workers: int, 
         ("list", (4, 0), (2, 2), False),
         ("mds", (2, 0), (1, 0), True),
         ("mds", (1, 0), (2, 2), False),
+        ("webdataset", (2, 1), (3, 0), True),
     ],
 )
 @pytest.mark.timeout(240)
