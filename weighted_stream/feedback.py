@@ -9,9 +9,9 @@ import math
 import os
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from threading import RLock
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weighted_stream.batch import Batch, Positions
-from weighted_stream.errors import RanksError, StateError, StrategyError, UnboundError, WindowError
+from weighted_stream.errors import RanksError, StrategyError, UnboundError, WindowError
 from weighted_stream.groups import SampleGroups
 from weighted_stream.loss_checks import Latest, check_ids, check_losses
+from weighted_stream.memory import Ahead, Memory, Written, restore_store
 from weighted_stream.position import Position
 from weighted_stream.signals import Signals
-from weighted_stream.state import check_keys, with_arrays, with_tensors
+from weighted_stream.state import check_keys, with_tensors
 from weighted_stream.strategies.base import Strategy
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -34,64 +35,6 @@ CONSTANT_AFTER = 200
 """Batches after which weights that never varied are reported."""
 
 _live: WeakValueDictionary[str, Feedback] = WeakValueDictionary()
-
-
-class Memory(Protocol):
-    """What strategies are told of, and the feedback looks up."""
-
-    @property
-    def groups(self) -> Sequence[str]:
-        """The names of the groups, by number."""
-
-    def get(self, ids: Any) -> dict[str, NDArray[Any]]:
-        """The records of these ids."""
-
-    def set_groups(self, ids: Any, names: Sequence[str]) -> None:
-        """Remember of which groups samples are."""
-
-    def stats(self) -> dict[str, float]:
-        """Figures over all records and the latest feedback."""
-
-    def chunks(self) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
-        """Everything in it."""
-
-
-class Written(Memory, Protocol):
-    """A store that this process writes."""
-
-    def record(self, ids: Any, loss: Any, weight: Any = None, *, step: int) -> None:
-        """Remember the losses and weights of a batch."""
-
-    def update(
-        self,
-        ids: Any,
-        *,
-        loss: Any = None,
-        weight: Any = None,
-        similarity: Any = None,
-        group: Any = None,
-        step: int | None = None,
-    ) -> None:
-        """Remember something of samples."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What it takes to be again as it is now."""
-
-    def load_state_dict(self, state: Any) -> None:
-        """Be again as it was then."""
-
-
-class Ahead(Protocol):
-    """What the feedback needs of a scorer that runs ahead."""
-
-    def check(self) -> None:
-        """Raise what stopped it."""
-
-    def meet(self, signals: Signals) -> None:
-        """The strategy is about to be asked about these samples."""
-
-    def passed(self, count: int) -> None:
-        """So many samples have been weighed for the first time."""
 
 
 class Feedback:
@@ -385,25 +328,6 @@ def in_float32(losses: Tensor) -> tuple[Tensor, Floats, Tensor | None]:
     host = host_array(values)
     # One sum of squares says whether all are finite; it may overflow, so look again if not.
     return values, host, None if math.isfinite(host.dot(host)) else torch.isfinite(values)
-
-
-def restore_store(store: Written, state: Mapping[str, Any]) -> None:
-    """Put a store back to a state, with what was still to be written to it then.
-
-    Raises:
-        StateError: if the state has no store in it.
-    """
-    if state["files"] is None:
-        raise StateError(
-            "This state has no store in it.",
-            found="the state of a rank that reads a store which another rank of its node writes",
-            expected="the state of the rank that writes it: the first one of the node",
-            do="load the state of rank 0 on all ranks; with several machines, of the first rank of each",
-        )
-    store.load_state_dict(with_arrays(state["files"]))
-    for call in with_arrays(state["later"]):
-        write = store.set_groups if "names" in call else store.update
-        write(**call)
 
 
 def host_array(values: Tensor) -> Floats:

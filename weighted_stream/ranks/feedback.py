@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weighted_stream.batch import Batch, Positions
-from weighted_stream.feedback import Ahead, Feedback, Floats, host_array, in_float32, restore_store
+from weighted_stream.feedback import Feedback, Floats, host_array, in_float32
+from weighted_stream.memory import Ahead, restore_store
 from weighted_stream.position import Position
 from weighted_stream.ranks.everyone import Everyone
 from weighted_stream.ranks.group import RankGroup
