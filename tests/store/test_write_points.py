@@ -131,3 +131,27 @@ def test_killed_at_every_write(name: str, before: Before, tmp_path: Path) -> Non
                 assert contents(store) == whole, f"write {write} of {writes}, seed {seed}"
             shutil.rmtree(path)
     progress(f"{name}: {writes} writes")
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", ["update", "compact all", "compact and load", "load"])
+def test_killed_again_while_it_is_opened(name: str, before: Before, tmp_path: Path) -> None:
+    """Killed at one write, and then at any of those that set it right: the third opening sets it right, too."""
+    path, middle, _ = before
+    half, again = tmp_path / "half", tmp_path / "again"
+    shutil.copytree(path, again)
+    writes = killed_at(None, lambda: WORKS[name](again, middle)).writes
+    for write in sorted({1, 4, writes // 2, writes - 2, writes - 1, writes}):
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.copytree(path, half)
+        killed_at(write, lambda: WORKS[name](half, middle), seed=write)
+        second, done = 0, False
+        while not done:
+            second += 1
+            shutil.rmtree(again, ignore_errors=True)
+            shutil.copytree(half, again)
+            outcome = killed_at(second, lambda: str(opened(again)), seed=write + second)
+            assert not outcome.error, f"{write}, {second}: {outcome.error}"
+            done = outcome.done
+            with opened(again) as store:
+                assert contents(store)

@@ -138,7 +138,11 @@ class Journal:
         Raises:
             StoreError: if the entry is not there any more, or the disk is full.
         """
-        if self.base.halfway:
+        if not self.base.halfway:
+            return
+        if self.base.mark[0] == self.files.position:
+            self.base.finish()  # the mark is the last that an entry leaves but for this: all of it is in
+        else:
             self._fold()
 
     def _fold(self) -> int:

@@ -65,6 +65,12 @@ class Base:
             regions.header.restore(entry.line.tally, entry.line.pushed, entry.old_losses, entry.old_weights)
         regions.redo(entry.ids, entry.change, entry.line.mark)
 
+    def finish(self) -> None:
+        """All of the last entry is in it, and the process was killed before it said so."""
+        header = self._opened().header
+        header.claimed = self._opened().hashed.count_keys()
+        header.end(NOTHING, None, None)
+
     def take(self, source: Regions) -> None:
         """Become a copy of these records; there is no entry yet.
 
