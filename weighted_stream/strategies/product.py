@@ -20,8 +20,8 @@ class Product(Strategy):
     """The product of several strategies' weights, scaled back to average 1 over the batch.
 
     ``LinUpper() * Frozen()`` is the same. If every factor weighs samples one by one (``joint`` is False) so does the
-    product, and nothing is rescaled. Under several ranks, if a factor looks at the model, every factor weighs within its
-    rank; the product still averages 1 over all of them.
+    product, and nothing is rescaled. Under several ranks, if a factor looks at the model, every factor weighs within
+    its rank; the product still averages 1 over all of them.
 
     Raises:
         StrategyError: if there is no factor, one is not a strategy, one selects, or two have targets of their own.
