@@ -101,6 +101,20 @@ def test_before_anything_there_is_nothing(tmp_path: Path) -> None:
         assert len(past) == 0
 
 
+def test_a_damaged_base_is_refused(tmp_path: Path) -> None:
+    with WeightStore(tmp_path / "store") as store:
+        store.update([1, 2, HASHED], loss=[1.0, 2.0, 3.0], step=0)
+        store.compact()
+        store.update([1], loss=[4.0], step=1)
+    table = tmp_path / "store" / "journal" / "base" / "hashed-1.bin"
+    keys = np.memmap(table, np.int64, "r+", shape=(1 << 13,))
+    keys[np.flatnonzero(keys)] = -3083868502939216614
+    del keys
+    with pytest.raises(StoreError, match="is damaged") as caught:
+        WeightStore.at_step(tmp_path / "store", 1)
+    assert "-3083868502939216614" in str(caught.value.found)
+
+
 def test_what_was_compacted_is_in_the_base_and_not_in_the_history(tmp_path: Path) -> None:
     with WeightStore(tmp_path / "store") as store:
         fill(store, range(30))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from weighted_stream.errors import StoreError, StoreMismatchError
-from weighted_stream.sample_ids import HASHED
+from weighted_stream.sample_ids import DENSE_LIMIT, HASHED
 from weighted_stream.sources.base import Fingerprint
 from weighted_stream.store import WeightStore
 
@@ -140,6 +140,8 @@ def overwrite(file: Path, offset: int, data: bytes) -> None:
         stream.write(data)
 
 
+CAPACITY, CLAIMED, LOSSES = 32, 48, 56  # where in the header
+
 DAMAGES = {
     "header: another file": (lambda path: overwrite(path / "header.bin", 0, b"\x7fELF"), StoreError, "magic"),
     "header: another version": (
@@ -155,6 +157,21 @@ DAMAGES = {
     "header: cut": (lambda path: os.truncate(path / "header.bin", 5000), StoreError, "5,000 bytes"),
     "header: empty": (lambda path: os.truncate(path / "header.bin", 0), StoreError, "0 bytes"),
     "header: lost": (lambda path: (path / "header.bin").unlink(), StoreError, "No such file"),
+    "header: no capacity": (
+        lambda path: overwrite(path / "header.bin", CAPACITY, struct.pack("=q", 0)),
+        StoreError,
+        "a capacity of 0",
+    ),
+    "header: a capacity below zero": (  # the last four bytes of a cell, which made a number that mmap cannot take
+        lambda path: overwrite(path / "header.bin", CAPACITY + 4, struct.pack("=i", -0x1234567)),
+        StoreError,
+        "-81,985,52",
+    ),
+    "header: too many losses": (
+        lambda path: overwrite(path / "header.bin", LOSSES, struct.pack("=q", (1 << 63) - 1)),
+        StoreError,
+        "9,223,372,036,854,775,807",
+    ),
     "records: cut": (lambda path: os.truncate(path / "records.bin", 96), StoreError, "96 bytes"),
     "records: lost": (lambda path: (path / "records.bin").unlink(), StoreError, "No such file"),
     "table: cut": (lambda path: os.truncate(path / "hashed-1.bin", 10**5), StoreError, "100,000 bytes"),
@@ -196,6 +213,33 @@ def test_a_damaged_store_is_refused(path: Path, damage: str, mode: Any) -> None:
     # Nothing was mended behind the user's back, and the lock is free again.
     assert {file.name: file.stat().st_size for file in path.iterdir()} == sizes
     refusal(path, kind, mode=mode)
+
+
+@pytest.mark.parametrize("key", [-3083868502939216614, 1, DENSE_LIMIT - 1])
+@pytest.mark.parametrize("journal", [True, False])
+def test_a_key_that_is_no_hashed_id_is_refused(tmp_path: Path, key: int, journal: bool) -> None:
+    with WeightStore(tmp_path / "store", journal=journal) as store:
+        store.update([1, 2, HASHED], loss=[1.0, 2.0, 3.0], step=4)
+    table = tmp_path / "store" / "hashed-1.bin"
+    (slot,) = np.flatnonzero(np.fromfile(table, np.int64, count=1 << 13))
+    overwrite(table, 8 * int(slot), struct.pack("=q", key))
+    with WeightStore(tmp_path / "store", mode="r") as store, pytest.raises(StoreError, match="is damaged") as error:
+        list(store.chunks(100))
+    assert str(key) in str(error.value.found)
+    if journal:
+        WeightStore.rebuild(tmp_path / "store")
+        with WeightStore(tmp_path / "store") as store:
+            assert store.get([HASHED])["loss"][0] == 3.0
+
+
+def test_more_keys_than_slots_are_refused(path: Path) -> None:
+    for claimed in (1 << 13) + 1, 1 << 62:  # the latter would grow the table beyond any file
+        overwrite(path / "header.bin", CLAIMED, struct.pack("=q", claimed))
+        assert f"{claimed:,} keys" in str(refusal(path).found)
+    WeightStore.rebuild(path)
+    with WeightStore(path) as store:
+        store.update([HASHED + 1], loss=[1.0])
+        assert len(store) == 4
 
 
 def test_what_a_dying_process_leaves_is_cleared(path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighted_stream.errors import StoreError
+from weighted_stream.sample_ids import DENSE_LIMIT
 from weighted_stream.store import probing
 from weighted_stream.store.dense import PIECE
 from weighted_stream.store.header import Header
@@ -33,6 +34,9 @@ class HashedRegion:
         place: where the store is.
         header: its header, which names the current table.
         write: whether to map it for writing.
+
+    Raises:
+        StoreError: if the table is lost, cut short or damaged.
     """
 
     def __init__(self, place: Place, header: Header, *, write: bool) -> None:
@@ -41,6 +45,8 @@ class HashedRegion:
         self._mapped: mmap.mmap | None = None
         self._use(0, None)
         self.follow(write=write)
+        if write and header.claimed > self.records.size:
+            raise _damaged(self.generation, f"{header.claimed:,} keys", f"{self.records.size:,} at most, its slots")
 
     def _use(self, generation: int, mapped: mmap.mmap | None) -> None:
         # Keys and records change together: a thread that reads takes both from one tuple.
@@ -110,7 +116,11 @@ class HashedRegion:
         return result
 
     def touched(self) -> Iterator[Ids]:
-        """All touched ids, in no order, in arrays of at most `PIECE`."""
+        """All touched ids, in no order, in arrays of at most `PIECE`.
+
+        Raises:
+            StoreError: at a key that is no id of this table.
+        """
         for keys, _ in self._touched():
             yield keys
 
@@ -121,7 +131,10 @@ class HashedRegion:
             found = records.take(slots)
             marked = words_of(found)[:, MARKS] != 0
             if marked.any():
-                yield keys.take(slots[marked]), found[marked]
+                ids = keys.take(slots[marked])
+                if (lowest := int(ids.min())) < DENSE_LIMIT:
+                    raise _damaged(self.generation, f"the key {lowest}", f"ids from {DENSE_LIMIT:,} on")
+                yield ids, found[marked]
 
     def _grow(self, count: int) -> None:
         """Go on in a new table with room for ``count`` keys, into which all touched records are copied."""
@@ -172,6 +185,15 @@ class HashedRegion:
         """Put it on the disk."""
         if self._mapped is not None:
             self._mapped.flush()
+
+
+def _damaged(generation: int, found: str, expected: str) -> StoreError:
+    return StoreError(
+        f"{table_name(generation)} is damaged, or the header it goes with.",
+        found=found,
+        expected=expected,
+        do="WeightStore.rebuild(path) if the store has a journal; else restore it from a copy, or begin a new one",
+    )
 
 
 def _split(mapped: mmap.mmap) -> tuple[Ids, Records]:

@@ -41,6 +41,10 @@ _BYTES = _PAGE + 2 * WINDOW * 4
 _TALLY_END = _TALLY + len(Tally._fields)
 _POSITION, _CHAIN, _TARGET, _TARGET_CHECK = range(_TALLY_END, _TALLY_END + 4)
 
+# Numbers of something: never below zero, nor so many that there could not be as many again.
+_COUNTS = (_SEQUENCE, _CAPACITY, _GENERATION, _CLAIMED, _LOSSES, _WEIGHTS, *range(_TALLY, _TALLY_END))
+_MOST = 1 << 62
+
 
 class Header:
     """The header of an open store.
@@ -64,7 +68,7 @@ class Header:
             self.file.write(first.tobytes())
         self._map = self.file.map(_BYTES)
         self._cells = memoryview(self._map)[:_PAGE].cast("q")
-        _check(self._cells)
+        _check(self._cells, least=0 if create else 1)
         rings = np.frombuffer(self._map, np.float32, offset=_PAGE).reshape(2, WINDOW)
         self._losses, self._weights = rings
 
@@ -241,7 +245,8 @@ def _push(ring: Floats, position: int, values: Floats) -> int:
     return end
 
 
-def _check(cells: memoryview[int]) -> None:
+def _check(cells: memoryview[int], least: int) -> None:
+    """Refuse what is no header, or cannot be right; ``least`` is the smallest capacity."""
     if cells[_MAGIC_CELL] != _MAGIC:
         raise _damaged(f"magic number {cells[_MAGIC_CELL] & (2**64 - 1):#018x}", f"{_MAGIC:#018x}")
     if (cells[_VERSION], cells[_RECORD]) != (FORMAT_VERSION, RECORD_BYTES):
@@ -251,6 +256,11 @@ def _check(cells: memoryview[int]) -> None:
             expected=f"version {FORMAT_VERSION} with records of {RECORD_BYTES} bytes",
             do="use the version of weighted-stream that made it, or begin a new store",
         )
+    for cell in _COUNTS:
+        if not 0 <= cells[cell] <= _MOST:
+            raise _damaged(f"{cells[cell]:,} in cell {cell}", f"0 to {_MOST:,}")
+    if cells[_CAPACITY] < least:
+        raise _damaged(f"a capacity of {cells[_CAPACITY]:,} records", f"{least} or more")
 
 
 def _damaged(found: str, expected: str) -> StoreError:
