@@ -151,6 +151,17 @@ def test_a_hugging_face_folder(tmp_path: Path, kind: str) -> None:
         convert(tmp_path / "dict", tmp_path / "out2", kind)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("dataset_dict.json", "[" * 100_000), ("dataset_dict.json", "[]"), ("state.json", "[" * 100_000)]
+)
+def test_a_damaged_hugging_face_folder(tmp_path: Path, name: str, text: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "in")
+    (tmp_path / "in" / name).write_text(text)
+    with pytest.raises(SourceError, match="Cannot read the dataset"):
+        convert(tmp_path / "in", tmp_path / "out", "parquet")
+
+
 def test_plain_text(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "b.txt").write_text("one\n\n  \ntwo ä\r\nthree", encoding="utf-8")
@@ -272,3 +283,6 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     assert (first.shards, second.shards) == (10, 1)
     assert sorted(path.name for path in out.iterdir()) == ["00000.parquet", RECEIPT]
     assert isinstance(receipt(out), Converted)
+    for text in "[" * 100_000, '{"a":' * 100_000, "[]", "{":
+        (out / RECEIPT).write_text(text)
+        assert receipt(out) is None

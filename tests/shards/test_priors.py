@@ -132,12 +132,15 @@ def test_many_samples_are_standardized_as_one(tmp_path: Path) -> None:
         ("list", "(list) in sample 0"),
         ("constant", "All values of 'constant' are the same"),
         ("infinite", "inf (float) in sample 1"),
+        ("huge", "-1e+308 (float) in sample 1"),
+        ("endless", "000 (int) in sample 1"),
     ],
 )
 def test_columns_that_are_no_scores(tmp_path: Path, column: str, says: str) -> None:
+    same = {"text": "t", "list": [1], "constant": 3, "metadata": {}}
     rows = [
-        {"id": i, "text": "t", "list": [1], "constant": 3, "metadata": {}, "infinite": [0.0, float("inf")][i]}
-        for i in range(2)
+        {"id": 0, **same, "infinite": 0.0, "huge": 1.0, "endless": 1},
+        {"id": 1, **same, "infinite": float("inf"), "huge": -1e308, "endless": 10**400},
     ]
     path = jsonl(tmp_path / "a.jsonl", rows)
     with pytest.raises(ScoringError, match="no column 'nope'"):

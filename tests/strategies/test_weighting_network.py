@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,12 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     path.write_bytes(flipped)
     with pytest.raises(StateError):
         load_network(path)
+    for header in b"{'descr': '<f4',             (", b"{'descr': '", b"(" * 100:  # numpy reads it as Python
+        path.write_bytes(whole)
+        with zipfile.ZipFile(path, "a") as file:
+            file.writestr("psi.bad.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header + b"\n")
+        with pytest.raises(StateError, match=r"no weighting network in .*bad"):
+            load_network(path)
     np.savez(path.with_suffix(".npz"), about=np.zeros(3))
     with pytest.raises(StateError):
         load_network(path.with_suffix(".npz"))

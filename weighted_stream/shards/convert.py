@@ -137,7 +137,7 @@ def receipt(folder: Path) -> Converted | None:
     """What a conversion left in this folder, or None."""
     try:
         return Converted(**json.loads((folder / RECEIPT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -23,7 +23,10 @@ def open_saved(path: Path) -> Input:
         MissingExtraError: if the package ``datasets`` is not installed.
     """
     if (path / "dataset_dict.json").is_file():
-        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        try:
+            splits = list(json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise _unreadable(path, error) from error
         raise SourceError(
             "This folder holds several datasets.",
             found=f"{path} with the splits {splits}",
@@ -36,13 +39,8 @@ def open_saved(path: Path) -> Input:
         raise missing_extra("datasets", "hf") from error
     try:
         data = datasets.load_from_disk(str(path)).with_format("arrow")
-    except (OSError, ValueError, KeyError) as error:
-        raise SourceError(
-            f"Cannot read the dataset {path}.",
-            found=f"{type(error).__name__}: {error}",
-            expected="a folder that datasets.Dataset.save_to_disk wrote",
-            do="save the dataset again",
-        ) from error
+    except Exception as error:  # whatever its readers of JSON and Arrow raise
+        raise _unreadable(path, error) from error
 
     def blocks() -> Iterator[Block]:
         start = 0
@@ -51,3 +49,12 @@ def open_saved(path: Path) -> Input:
             start += table.num_rows
 
     return Input(blocks, data.features.arrow_schema.remove_metadata(), table=True)
+
+
+def _unreadable(path: Path, error: Exception) -> SourceError:
+    return SourceError(
+        f"Cannot read the dataset {path}.",
+        found=f"{type(error).__name__}: {error}",
+        expected="a folder that datasets.Dataset.save_to_disk wrote",
+        do="save the dataset again",
+    )

@@ -27,6 +27,8 @@ from weighted_stream.sources.ids import check_id
 from weighted_stream.sources.parquet import ParquetDataset, ParquetSource, row_ids
 
 _AT_ONCE = 1 << 16
+# Scores are float32; the squares of these still have room in a float64.
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def prior_scores(
@@ -213,13 +215,13 @@ class _Prior:
             value = lookup(row, self.column)
             if value is None or (isinstance(value, float) and math.isnan(value)):
                 yield None
-            elif isinstance(value, (int, float)) and math.isfinite(value):
+            elif isinstance(value, (int, float)) and abs(value) <= _LARGEST:
                 yield float(value)
             else:
                 raise ScoringError(
                     f"A value of {self.column!r} cannot be a score.",
                     found=f"{str(value)[:40]} ({type(value).__name__}) in sample {number} of {block.file}",
-                    expected="finite numbers, or null where there is none",
+                    expected="finite numbers that a float32 can hold, or null where there is none",
                     do="name the column of the scores",
                 )
 

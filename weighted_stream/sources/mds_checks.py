@@ -115,7 +115,7 @@ def _table(path: str, shard: Any) -> str | None:
         return f"it says {table[0]:,} samples, and its index {rows:,}"
     if offsets[0] < head or offsets[-1] != len(data) or (np.diff(offsets) < 0).any():
         return "its table of samples leads outside of it"
-    with suppress(ValueError):  # nobody reads it but us
+    with suppress(ValueError, RecursionError):  # nobody reads it but us
         config = json.loads(bytes(data[head : offsets[0]]))
         for what in ("column_names", "column_encodings"):
             found = config.get(what) if isinstance(config, dict) else None
