@@ -335,6 +335,23 @@ def test_a_damaged_page_is_named_when_it_is_read(folder: Path, workers: int) -> 
         next(rows)
 
 
+@pytest.mark.parametrize("summed", [True, False])
+def test_a_page_that_is_damaged_into_nulls(tmp_path: Path, summed: bool) -> None:
+    """Only a sum over the page can tell; without it they are nulls, as any column may hold that is not `required`."""
+    path = tmp_path / "a.parquet"
+    table = pa.table({"n": pa.array(range(20), pa.int64())})
+    pq.write_table(table, path, write_page_checksum=summed, compression="none", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    levels = data.index(bytes([2, 0, 0, 0, 20 << 1, 1]))  # the length of a run: 20 rows, all with a value
+    data[levels + 5] = 0
+    path.write_bytes(data)
+    if summed:
+        with pytest.raises(SourceError, match=r"Cannot read .*a\.parquet \(row group 0\)"):
+            list(ParquetDataset(path))
+    else:
+        assert list(ParquetDataset(path)) == [{"n": None}] * 20
+
+
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
 def test_a_stateful_loader_resumes(folder: Path) -> None:
     stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader

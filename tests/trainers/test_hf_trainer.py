@@ -275,6 +275,16 @@ def test_a_checkpoint_of_another_trainer_is_refused(tmp_path: Path) -> None:
         trainer(tmp_path, Uniform()).train(resume_from_checkpoint=True)
 
 
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path, Uniform(), save_strategy="steps", save_steps=5, max_steps=5).train()
+    (file,) = tmp_path.glob("checkpoint-5/weighted_stream_*.pt")
+    whole = file.read_bytes()
+    for bytes_ in b"", b"\x80\x02.", whole[: len(whole) // 2]:
+        file.write_bytes(bytes_)
+        with pytest.raises(StateError, match="Cannot read"):
+            trainer(tmp_path, Uniform()).train(resume_from_checkpoint=True)
+
+
 def test_figures_are_in_the_logs(tmp_path: Path) -> None:
     made = trainer(tmp_path, running())
     made.train()

@@ -74,7 +74,15 @@ class Keeper:
                 expected="a checkpoint that was saved by a weighted Trainer, with as many ranks",
                 do="begin anew from its model, without resume_from_checkpoint",
             )
-        kept: dict[str, Any] = torch.load(path, weights_only=True)
+        try:
+            kept: dict[str, Any] = torch.load(path, weights_only=True)
+        except Exception as error:  # whatever its readers of zip files and of pickles raise
+            raise StateError(
+                f"Cannot read {path}.",
+                found=f"{type(error).__name__}: {str(error)[:200]}",
+                expected="the state of the stream as the Trainer saved it, whole",
+                do="copy the checkpoint again, or begin anew from its model, without resume_from_checkpoint",
+            ) from error
         check_keys("the state of a weighted Trainer", kept, ("version", "ranks", "epoch", "stream"))
         ranks = self._trainer.args.world_size
         if kept["version"] != 1 or kept["ranks"] != ranks:
