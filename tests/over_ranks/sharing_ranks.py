@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ def one_rank(rank: int, ranks: int, url: str, folder: str) -> None:
     store = SharedStore(url, path, every=0.02, name="ranks")
     stream = WeightedStream(list(range(SAMPLES)), Similarity(), store=store)
     sampler: Any = torch.utils.data.DistributedSampler(range(SAMPLES), ranks, rank, shuffle=False)
+    if rank == 0:
+        store.catch_up()  # with the scores, which go on to the other rank
     loader = stream.loader(batch_size=2, sampler=sampler)
     for _ in range(2):
         for samples, weight in loader:
             weight.resolve(samples.float())
-            time.sleep(0.05)  # scores come meanwhile
     records = stream.store.get(range(SAMPLES))
     torch.save({name: torch.from_numpy(values) for name, values in records.items()}, f"{folder}/rank-{rank}.pt")
     torch.distributed.barrier()

@@ -22,6 +22,7 @@ class Everyone:
         losses: (N,) float32.
         weights: (N,) float32; None if a rank told none.
         step: the step they were weighed at.
+        similarity: (N,) float32, as the rank whose sample it is knows it; NaN where it knows none.
         mine: where this rank's samples stand.
 
     Example:
@@ -42,6 +43,8 @@ class Everyone:
         start = sum(len(packet.ids) for packet in packets[:rank])
         self.mine = slice(start, start + len(packets[rank].ids))
 
+        self.similarity: Floats = np.concatenate([_scores_of(packet) for packet in packets])
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -54,3 +57,9 @@ class Everyone:
     def finite(self) -> NDArray[np.bool_]:
         """Which losses count, (N,)."""
         return np.isfinite(self.losses)
+
+
+def _scores_of(packet: Packet) -> Floats:
+    """The scores of the samples in a packet, (n,)."""
+    known = dict(zip(packet.scored.tolist(), packet.similarity.tolist(), strict=True))
+    return np.array([known.get(number, np.nan) for number in packet.ids.tolist()], np.float32)

@@ -248,7 +248,13 @@ class RankedFeedback(Feedback):
         self, everyone: Everyone, finite: NDArray[np.bool_], losses: Tensor, scratch: dict[Any, Any]
     ) -> Signals:
         ids = everyone.ids if finite.all() else everyone.ids[finite]
-        return Signals(ids, everyone.step, losses, self.store.get, scratch, group_names=self._group_names)
+        scores = everyone.similarity if finite.all() else everyone.similarity[finite]
+
+        def records(of: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+            found = self._node.agreed(of)
+            return {**found, "similarity": scores.copy()} if of is ids else found  # whatever this rank knows besides
+
+        return Signals(ids, everyone.step, losses, records, scratch, group_names=self._group_names)
 
     def _signals(self, batch: Batch, places: Positions, losses: Tensor | None, asked: Positions = None) -> Signals:
         signals = super()._signals(batch, places, losses, asked)

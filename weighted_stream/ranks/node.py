@@ -62,20 +62,27 @@ class NodeStore:
                 return tuple(self._names)
             return tuple(dict.fromkeys([*self._names, *self._groups.values()]))
 
-    def get(self, ids: Any) -> dict[str, NDArray[Any]]:
-        """The records of these ids; see `WeightStore.get`."""
+    def agreed(self, ids: Any) -> dict[str, NDArray[Any]]:
+        """The records of these ids, as every rank knows them: for what all ranks have to decide alike."""
         ids = as_ids(ids)
         with self._threads:
             words = self._words(ids)
             found = fields(words.view(RECORD).ravel()) if len(ids) else self.inner.get(ids)
             if found["group"].max(initial=-1) >= len(self._names):
                 self.read_names()  # the user has set groups
+            return dict(found)
+
+    def get(self, ids: Any) -> dict[str, NDArray[Any]]:
+        """The records of these ids, with what only this rank knows so far; see `WeightStore.get`."""
+        ids = as_ids(ids)
+        with self._threads:
+            found = self.agreed(ids)
             if self._scores:
                 _lay(self._scores, ids, found["similarity"])
             if self._groups:
                 numbers = {name: number for number, name in enumerate(self.groups)}
                 _lay({number: numbers[name] for number, name in self._groups.items()}, ids, found["group"])
-            return dict(found)
+            return found
 
     def update(self, ids: Any, *, similarity: Any) -> None:
         """Scores of samples, which the other ranks will be told."""
@@ -100,18 +107,20 @@ class NodeStore:
                     self._groups[number] = name
 
     def fill(self, packet: Packet) -> Packet:
-        """Put what the others do not know into a packet: of its samples first."""
+        """Put what the others may not know into a packet: scores of its samples, and others a few at a time."""
         with self._threads:
             scores = self._scores
             if self._told:
                 scores = dict(islice(self._told.items(), SCORES_AT_ONCE)) | scores
-            if scores:
-                first = [number for number in dict.fromkeys(packet.ids.tolist()) if number in scores]
-                known = set(first)
-                rest = (number for number in scores if number not in known)
-                sent = first + [number for number, _ in zip(rest, range(SCORES_AT_ONCE), strict=False)]
-                packet.scored = np.array(sent, np.int64)
-                packet.similarity = np.array([scores[number] for number in sent], np.float32)
+            mine = np.unique(packet.ids)
+            similarity = self.get(mine)["similarity"]
+            known = mine[~np.isnan(similarity)]
+            if len(known) or scores:
+                told = set(known.tolist())
+                rest = list(islice((number for number in scores if number not in told), SCORES_AT_ONCE))
+                packet.scored = np.concatenate([known, np.array(rest, np.int64)])
+                others = np.array([scores[number] for number in rest], np.float32)
+                packet.similarity = np.concatenate([similarity[~np.isnan(similarity)], others])
             if self._groups:
                 packet.grouped = np.array(list(self._groups), np.int64)
                 packet.groups = list(self._groups.values())
@@ -133,7 +142,8 @@ class NodeStore:
                 if len(packet.grouped):
                     self._learn_groups(number, packet)
                 if len(packet.scored):
-                    self._change(number, packet.scored, similarity=packet.similarity)
+                    news = self.agreed(packet.scored)["similarity"] != packet.similarity
+                    self._change(number, packet.scored[news], similarity=packet.similarity[news])
 
     def record(self, number: int, ids: Ids, loss: Any, weight: Any, step: int) -> None:
         """Remember the feedback of all ranks."""

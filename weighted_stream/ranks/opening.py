@@ -57,6 +57,9 @@ def open_on_ranks(
     if isinstance(opened, SharedStore):
         first = group.rank == with_server.index(True)
         opened.on_ranks(first, node.pass_on)
+        for ids, records in opened.chunks() if first else ():
+            scored = ~np.isnan(records["similarity"])
+            node.pass_on(ids[scored], records["similarity"][scored])  # the others may have heard less so far
     return node
 
 
