@@ -42,7 +42,6 @@ class Everyone:
         self.step = max(packet.step for packet in packets)
         start = sum(len(packet.ids) for packet in packets[:rank])
         self.mine = slice(start, start + len(packets[rank].ids))
-
         self.similarity: Floats = np.concatenate([_scores_of(packet) for packet in packets])
 
     def __len__(self) -> int:
@@ -61,5 +60,7 @@ class Everyone:
 
 def _scores_of(packet: Packet) -> Floats:
     """The scores of the samples in a packet, (n,)."""
+    if not len(packet.scored):
+        return np.full(len(packet.ids), np.nan, np.float32)
     known = dict(zip(packet.scored.tolist(), packet.similarity.tolist(), strict=True))
     return np.array([known.get(number, np.nan) for number in packet.ids.tolist()], np.float32)

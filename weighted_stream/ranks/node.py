@@ -50,6 +50,7 @@ class NodeStore:
         self._names = list(store.groups)
         self._scores: dict[int, float] = {}
         self._told: dict[int, float] = {}  # of any rank's samples: not to be used before all ranks know
+        self._heard_scores = False  # they may not be in the files yet
         self._groups: dict[int, str] = {}
         self.written = 0
         """Up to which exchange everything is in the files that this rank writes."""
@@ -112,10 +113,10 @@ class NodeStore:
             scores = self._scores
             if self._told:
                 scores = dict(islice(self._told.items(), SCORES_AT_ONCE)) | scores
-            mine = np.unique(packet.ids)
-            similarity = self.get(mine)["similarity"]
-            known = mine[~np.isnan(similarity)]
-            if len(known) or scores:
+            if scores or self._heard_scores or self.inner.scored:
+                mine = np.unique(packet.ids)
+                similarity = self.get(mine)["similarity"]
+                known = mine[~np.isnan(similarity)]
                 told = set(known.tolist())
                 rest = list(islice((number for number in scores if number not in told), SCORES_AT_ONCE))
                 packet.scored = np.concatenate([known, np.array(rest, np.int64)])
@@ -142,6 +143,7 @@ class NodeStore:
                 if len(packet.grouped):
                     self._learn_groups(number, packet)
                 if len(packet.scored):
+                    self._heard_scores = True
                     news = self.agreed(packet.scored)["similarity"] != packet.similarity
                     self._change(number, packet.scored[news], similarity=packet.similarity[news])
 

@@ -331,6 +331,13 @@ class WeightStore:
         self._check_open()
         return self._regions.header.tally.samples
 
+    @property
+    def scored(self) -> int:
+        """The number of samples in the files that have a similarity."""
+        if self._closed:
+            raise refusals.closed()
+        return self._regions.header.tally.scored
+
     def __bool__(self) -> bool:
         """True: a store without samples is a store."""
         return True
