@@ -71,10 +71,11 @@ class Life:
                 self.said += map(json.loads, lines)
 
     def until(self, what: str, least: int = 0) -> None:
-        end = time.monotonic() + PATIENCE
+        end, over = time.monotonic() + PATIENCE, False
         while not any(what in said and said[what] >= least for said in self.said if isinstance(said, dict)):
-            assert self.process.poll() is None, self.complaint()
+            assert not over, self.complaint()
             assert time.monotonic() < end, f"nothing about {what!r} in {PATIENCE} seconds"
+            over = self.process.poll() is not None  # what it said before is heard yet
             self.listen(0.05)
 
     def look(self) -> None:

@@ -498,6 +498,7 @@ def test_inference_mode_then_training() -> None:
     assert losses.grad.shape == (32,)
 
 
+@pytest.mark.filterwarnings("ignore:A weight of:RuntimeWarning")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_another_default_dtype(dtype) -> None:
     torch.set_default_dtype(dtype)

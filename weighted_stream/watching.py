@@ -14,6 +14,8 @@ from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
 from weighted_stream.errors import WorkerError
 from weighted_stream.sources.bad_shards import BadShards
 from weighted_stream.sources.board import Board, Desk, SitDown, here, innermost
@@ -72,24 +74,29 @@ class Watch:
             _explain_deaths()
         self._thread = threading.get_ident()
         with self._reporting():
-            while True:
-                here.desk, self._since = desk, monotonic()
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    break
-                except RuntimeError as error:
-                    explained = self._explained(error)
-                    bad.take(board.notes())
-                    if explained is None:
-                        raise
-                    raise explained from (error if explained is not error.__cause__ else None)
-                finally:
-                    here.desk, self._since = None, 0.0
-                notes = board.notes()
-                if notes:
-                    bad.take(notes)
-                yield item
+            try:
+                while True:
+                    here.desk, self._since = desk, monotonic()
+                    try:
+                        item = next(iterator)
+                    except StopIteration:
+                        break
+                    except RuntimeError as error:
+                        explained = self._explained(error)
+                        bad.take(board.notes())
+                        if explained is None:
+                            raise
+                        raise explained from (error if explained is not error.__cause__ else None)
+                    finally:
+                        here.desk, self._since = None, 0.0
+                    notes = board.notes()
+                    if notes:
+                        bad.take(notes)
+                    yield item
+            except Exception as error:
+                if not isinstance(error, WorkerError):  # who is stuck is not waited for
+                    _dismiss(iterator)
+                raise
             bad.take(board.notes())
 
     def _explained(self, error: RuntimeError) -> WorkerError | None:
@@ -148,6 +155,16 @@ class Watch:
                 reported, after = since, max(after, waited) * 2
                 text = f"No batch has come from the loader for {waited:.0f} seconds; it is waited for.\n{self._where()}"
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def _dismiss(iterator: Any) -> None:
+    """End the workers of an epoch that an error has ended.
+
+    Torch leaves that to the garbage collector, as its error refers to itself; by then nobody tells the workers any
+    more, and each is waited for five seconds.
+    """
+    if isinstance(iterator, _MultiProcessingDataLoaderIter) and not iterator._persistent_workers:
+        iterator._shutdown_workers()  # type: ignore[no-untyped-call]
 
 
 def idle(stack: str) -> bool:
