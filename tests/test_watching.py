@@ -6,6 +6,7 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -104,8 +105,10 @@ def test_a_stuck_worker_is_shown_with_its_stack_and_shard(tmp_path: Path, contex
 def test_a_long_wait_is_reported_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "REPORT_AFTER", 0.6)
     stream = WeightedStream(Hook(9, takes_long), Uniform())
-    with pytest.warns(RuntimeWarning, match=r"No batch has come from the loader for [12] seconds(.|\n)*in takes_long"):
+    with pytest.warns(RuntimeWarning) as said:  # a busy machine takes long elsewhere, too
         assert epoch(stream, num_workers=1) == 64
+    says = re.compile(r"No batch has come from the loader for \d+ seconds(.|\n)*in takes_long")
+    assert any(says.search(str(one.message)) for one in said)
 
 
 def takes_long() -> None:
