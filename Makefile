@@ -2,6 +2,7 @@
 #
 #   make demo         set up and train a small model uniformly and with a strategy, from real text
 #   make test         set up and run the tests with all extras (torch 2.7, Composer, MosaicML streaming)
+#                     (JOBS=2 at once; PYTEST='-k store' for some of them)
 #   make test-newest  the same tests with the newest torch and transformers, without the two MosaicML packages
 #   make check        ruff and mypy --strict
 #   make soak         what takes hours: MINUTES=120 of training with restarts and kills, the long proofs (SEED=…)
@@ -13,6 +14,7 @@ DEMO ?=
 MINUTES ?= 120
 SEED ?=
 SOAK ?=
+JOBS ?= 2
 PYTEST ?=
 
 EVERYTHING := .venv/.ready
@@ -24,10 +26,10 @@ demo: $(EVERYTHING)
 	.venv/bin/weighted-stream demo $(DEMO)
 
 test: $(EVERYTHING)
-	.venv/bin/python -m pytest $(PYTEST)
+	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST)
 
 test-newest: $(NEWEST)
-	.venv-newest/bin/python -m pytest $(PYTEST)
+	.venv-newest/bin/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST)
 
 check: $(EVERYTHING)
 	.venv/bin/ruff check .
