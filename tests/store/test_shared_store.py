@@ -388,6 +388,22 @@ def test_it_need_not_be_there_to_begin_with(server: SharedServer, tmp_path: Path
         store.flush()
 
 
+def test_what_a_store_had_before_is_missed_too_where_there_is_no_server(server: SharedServer, tmp_path: Path) -> None:
+    shared(server, tmp_path / "local").close()
+    with WeightStore(tmp_path / "local") as alone:
+        alone.update(SOME, loss=np.ones(4), step=0)
+    server.kill()
+    store = shared(server, tmp_path / "local", must_connect=False, timeout=0.3, flush_timeout=0.3)
+    with pytest.raises(StoreError, match="has not got everything"):
+        store.flush()
+    with pytest.raises(StoreError, match="has not got everything"):
+        store.close()
+    server.start()
+    shared(server, tmp_path / "local").close()
+    with shared(server) as other:
+        until(lambda: visits(other) == [1, 1, 1, 1])
+
+
 def test_a_server_that_has_become_one_of_another_dataset(server: SharedServer) -> None:
     import redis
 

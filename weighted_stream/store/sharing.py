@@ -344,7 +344,8 @@ class Sharing:
 
     def _acknowledged(self) -> bool:
         """Whether the server once had everything; it may be gone by now."""
-        return self._session.all_there and not self._restart
+        told = self._session.begun or not self._sends
+        return told and self._session.all_there and not self._restart
 
     def _nothing_to_wait_for(self) -> bool:
         gone = self._failures and self._acknowledged()
