@@ -13,6 +13,8 @@ pytest.importorskip("lightning")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:A weight of:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),  # of Lightning: few workers, no logger
+    # Lightning asks torch 2.15 in a way that it will lose.
+    pytest.mark.filterwarnings("ignore:.*isinstance.*LeafSpec:FutureWarning:lightning.pytorch.utilities._pytree"),
 ]
 
 
