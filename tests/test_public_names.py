@@ -51,6 +51,7 @@ NAMES = [
     "SourceError",
     "StoreError",
     "StateError",
+    "StepLog",
     "StoreMismatchError",
     "Strategy",
     "StrategyError",

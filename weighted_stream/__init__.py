@@ -19,6 +19,7 @@ from weighted_stream.errors import (
     WindowError,
     WorkerError,
 )
+from weighted_stream.figures.step_log import StepLog
 from weighted_stream.losses import chunked_cross_entropy, per_sample_cross_entropy
 from weighted_stream.scoring.hashed import HashedEncoder
 from weighted_stream.scoring.hidden import HiddenStateEncoder
@@ -113,6 +114,7 @@ __all__ = [
     "SmallLoss",
     "SourceError",
     "StateError",
+    "StepLog",
     "StoreError",
     "StoreMismatchError",
     "Strategy",

@@ -24,6 +24,7 @@ from weighted_stream.errors import RanksError, StrategyError, UnboundError, Wind
 from weighted_stream.groups import SampleGroups
 from weighted_stream.loss_checks import Latest, check_ids, check_losses
 from weighted_stream.memory import Ahead, Memory, Written, restore_store
+from weighted_stream.onlookers import Onlooker
 from weighted_stream.position import Position
 from weighted_stream.signals import Signals
 from weighted_stream.state import check_keys, with_tensors
@@ -54,6 +55,7 @@ class Feedback:
         self.store: Memory = store
         self._written: Written | None = store
         self.ahead = ahead
+        self.onlookers: list[Onlooker] = []
         self.token = uuid.uuid4().hex
         self.step = 0
         self._may_be_alone = may_be_alone
@@ -81,6 +83,9 @@ class Feedback:
                 batch = self._latest.recognise(losses, batch, mine)
             weights, finite = self._resolve(batch, positions, mine, losses)
             self._latest = Latest(losses, batch, mine)
+            if self.onlookers and batch.counted:
+                for onlooker in self.onlookers:
+                    onlooker.over(self.store)
         return weights, finite
 
     def tensor(self, batch: Batch, positions: Positions) -> Tensor:
@@ -108,6 +113,14 @@ class Feedback:
 
     def close(self) -> None:
         """There will be no more feedback."""
+        with self._threads:
+            for onlooker in list(self.onlookers):
+                onlooker.end(self.store)
+
+    @property
+    def rank(self) -> int:
+        """Which rank this is of those that weigh together."""
+        return 0
 
     def stored(self) -> dict[str, Any]:
         """The store's part of a state."""
@@ -259,7 +272,11 @@ class Feedback:
     def _remember(self, ids: NDArray[np.int64], losses: Floats, weights: Floats, step: int) -> None:
         """Write feedback down."""
         assert self._written is not None
+        for onlooker in self.onlookers:
+            onlooker.meet(ids, step, self.store)
         self._written.record(ids, losses, weights if self.strategy.remembers else None, step=step)
+        for onlooker in self.onlookers:
+            onlooker.see(ids, losses, weights, step, self.store)
 
     def _remember_passed(self, ids: NDArray[np.int64], step: int) -> None:
         assert self._written is not None

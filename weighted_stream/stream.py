@@ -22,6 +22,7 @@ from weighted_stream.feedback import Feedback
 from weighted_stream.groups import as_group_fn, groups_of
 from weighted_stream.handed_over import HandedOver
 from weighted_stream.loader import Arrivals, WeightedLoader, draws_for
+from weighted_stream.memory import Memory
 from weighted_stream.order import set_order
 from weighted_stream.position import Position, layout_of
 from weighted_stream.ranks.feedback import RankedFeedback
@@ -303,7 +304,9 @@ class WeightedStream:
             self._ahead.set_epoch(epoch)
 
     def stats(self) -> dict[str, float]:
-        """Figures to log: those of `WeightStore.stats`, ``step`` and ``epoch`` of this stream.
+        """Figures of the store and the stream: those of `WeightStore.stats`, ``step`` and ``epoch``.
+
+        `StepLog` has more of them, of the samples just weighed, and sends them to a file or a logger.
 
         Where bad shards are skipped also ``bad_shards`` and ``samples_lacking``: how many were met so far, and how many
         samples were not delivered, as far as that is known (nobody knows it of a tar file).
@@ -313,7 +316,10 @@ class WeightedStream:
         While samples are scored ahead also those of `ScoringAhead.stats`: ``scored_ahead``, ``scorer_rate``
         (samples/s), ``scorer_parts``, ``scorer_bad_parts``, ``unscored_batches``.
         """
-        figures = {**self.store.stats(), "step": float(self._live().step), "epoch": float(self.epoch)}
+        return self._figures(self.store)
+
+    def _figures(self, store: Memory) -> dict[str, float]:
+        figures = {**store.stats(), "step": float(self._live().step), "epoch": float(self.epoch)}
         figures |= self._bad.figures()
         return figures if self._ahead is None else figures | self._ahead.stats()
 

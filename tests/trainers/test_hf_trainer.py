@@ -290,7 +290,8 @@ def test_figures_are_in_the_logs(tmp_path: Path) -> None:
     made.train()
     assert len(logged(made, "weights/ess")) == 10
     assert logged(made, "weights/step") == list(range(1, 11))
-    assert logged(made, "weights/weight_cv")[-1] > 0
+    assert max(logged(made, "weights/weight_cv")) > 0
+    assert set(logged(made, "weights/window")) == {8}  # of one step each, with all its micro-batches
 
 
 def test_evaluation_is_as_without_us(tmp_path: Path) -> None:

@@ -7,13 +7,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from weighted_stream.cli.options import not_negative, positive, table
+from weighted_stream.cli.follow import follow
+from weighted_stream.cli.options import not_negative, positive, seconds, table
+from weighted_stream.cli.printable import printable
+from weighted_stream.figures.following import Followed, FollowedStore, check_is_store
+from weighted_stream.figures.following_shared import FollowedShared
 from weighted_stream.shards.inspection import FIELDS, Inspection, inspect_path
 from weighted_stream.shards.summary import Place, Summary
 from weighted_stream.store.shared_address import is_address, parse_address
 
 _WIDTH = 40
-_SHOWN = 200
 
 
 def add_command(commands: Any) -> None:
@@ -22,7 +25,8 @@ def add_command(commands: Any) -> None:
         "inspect",
         help="show what is in shards, side files or a store",
         description="Counts, distributions, and the samples with the highest and lowest values as text: of shards "
-        "(by their scores, else by length), of the side files that score wrote, or of a store.",
+        "(by their scores, else by length), of the side files that score wrote, or of a store. With --follow, a store "
+        "that is being trained on, live: it only reads, and ends with the training or with Ctrl-C.",
     )
     add = parser.add_argument
     add("path", metavar="PATH", help="folder of shards, of side files, or of a store; or redis://… of a shared one")
@@ -34,11 +38,17 @@ def add_command(commands: Any) -> None:
     add("--top", type=not_negative, default=5, metavar="N", help="samples at each end (default: 5)")
     add("--limit", type=positive, default=100_000, metavar="N", help="of shards without scores (default: 100000)")
     add("--json", action="store_true", help="print everything as one JSON value")
-    parser.set_defaults(run=run)
+    add("--follow", action="store_true", help="of a store: look again and again (with --json: a JSON value a line)")
+    add("--every", type=seconds, metavar="S", help="seconds between two looks (default: 1)")
+    parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command with its parsed arguments; its exit status."""
+    if arguments.follow:
+        return _follow(arguments)
+    if arguments.every is not None:
+        arguments.usage_error("--every goes with --follow")
     found = inspect_path(
         arguments.path,
         data=arguments.data,
@@ -68,6 +78,22 @@ def run(arguments: argparse.Namespace) -> int:
     for note in found.notes:
         print(f"\n{note}")
     return 0
+
+
+def _follow(arguments: argparse.Namespace) -> int:
+    for option in ("data", "id", "by"):
+        if getattr(arguments, option) is not None:
+            arguments.usage_error(f"--{option} does not go with --follow, which shows no samples")
+    followed: Followed
+    if is_address(arguments.path):
+        title, followed = str(parse_address(arguments.path)), FollowedShared(arguments.path, arguments.name)
+    else:
+        check_is_store(arguments.path)
+        title, followed = arguments.path, FollowedStore(arguments.path)
+    try:
+        return follow(followed, printable(title), arguments.every or 1.0, as_json=arguments.json)
+    finally:
+        followed.close()
 
 
 def as_json(found: Inspection, text: str) -> dict[str, Any]:
@@ -114,17 +140,6 @@ def text_of(row: Any, field: str) -> str:
     """The text of a sample, or all of it if it has no such field."""
     value = row.get(field, row) if isinstance(row, dict) else row
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def printable(text: str, most: int = _SHOWN) -> str:
-    """One line that cannot play tricks on a terminal: what is not printable is escaped, what is too long cut.
-
-    Example:
-        >>> print(printable("red \\x1b[31m\\nline", most=15))
-        red \\x1b[31m\\n…
-    """
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: most + 1])
-    return safe if len(safe) <= most else safe[: most - 1] + "…"
 
 
 def _fact(value: Any) -> str:

@@ -26,6 +26,17 @@ def not_negative(text: str) -> int:
     return int(text)
 
 
+def seconds(text: str) -> float:
+    """An argument such as a pause: seconds, 0.1 to 86,400."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.1 <= number <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.1 to 86400")
+    return number
+
+
 def option(text: str) -> tuple[str, Any]:
     """``NAME=VALUE``, the value as Python would read it, or else as text.
 

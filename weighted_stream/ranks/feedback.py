@@ -100,6 +100,12 @@ class RankedFeedback(Feedback):
             self.settle()
         finally:
             self._node.write_all()
+            super().close()
+
+    @property
+    def rank(self) -> int:
+        """Which rank this is."""
+        return self._talk.rank
 
     def stored(self) -> dict[str, Any]:
         """The store's part of a state: without the store's files on a rank that only reads them."""
@@ -155,8 +161,7 @@ class RankedFeedback(Feedback):
             self._weigh_all(everyone, everyone.losses, {}, counts=True)
             return
         if len(everyone):
-            weights = everyone.weights if self.strategy.remembers else None
-            self._node.record(self._talk.number, everyone.ids, everyone.losses, weights, everyone.step)
+            self._record(everyone, everyone.losses, everyone.weights)
         if not self.strategy.local:
             finite = everyone.finite()
             losses = torch.from_numpy(everyone.losses[finite]).to(self._device)
@@ -239,10 +244,19 @@ class RankedFeedback(Feedback):
                 weights[_on(finite, values)] = self._weights(signals)[0]
             host = host_array(weights)
         if counts:
-            remembered = host if self.strategy.remembers else None
-            self._node.record(self._talk.number, everyone.ids, losses, remembered, everyone.step)
+            self._record(everyone, losses, host)
             super()._learn(signals)
         return weights
+
+    def _record(self, everyone: Everyone, losses: Floats, weights: Floats | None) -> None:
+        """Write the feedback of all ranks down."""
+        for onlooker in self.onlookers:
+            onlooker.meet(everyone.ids, everyone.step, self._node)
+        remembered = weights if self.strategy.remembers else None
+        self._node.record(self._talk.number, everyone.ids, losses, remembered, everyone.step)
+        if weights is not None:
+            for onlooker in self.onlookers:
+                onlooker.see(everyone.ids, losses, weights, everyone.step, self._node)
 
     def _global_signals(
         self, everyone: Everyone, finite: NDArray[np.bool_], losses: Tensor, scratch: dict[Any, Any]
@@ -306,7 +320,7 @@ class RankedFeedback(Feedback):
         assert batch.step is not None
         ids, losses, weights = (np.concatenate(column) for column in zip(*rows, strict=True))
         self._catch_up()
-        packet = self._talk.packet(kind, ids, losses, weights if self.strategy.remembers else None, batch.step)
+        packet = self._talk.packet(kind, ids, losses, weights, batch.step)
         self._talk.start(packet)
 
     def _listen(self) -> None:

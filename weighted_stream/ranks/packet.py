@@ -64,7 +64,7 @@ class Packet:
         written: up to which exchange what came is in the files of the store that it writes.
         ids: (n,) of the samples weighed.
         losses: (n,) theirs.
-        weights: (n,) theirs; None if they follow from all ranks' losses, or are not remembered.
+        weights: (n,) theirs; None if they follow from all ranks' losses.
         passed: (m,) ids of candidates that were not chosen; at the steps ``passed_steps`` (m,).
         scored: (s,) ids of samples that got a ``similarity`` (s,).
         grouped: (g,) ids of samples whose groups are known now: ``groups``, g names.

@@ -21,14 +21,14 @@ def summary(tally: Tally, losses: Floats, weights: Floats) -> dict[str, float]:
     """
     stats = {name: float(count) for name, count in tally._asdict().items()}
     stats["window"] = float(weights.size)
-    stats["ess"], stats["weight_mean"], stats["weight_cv"] = _moments(weights)
-    stats.update(_spread("weight", weights))
+    stats["ess"], stats["weight_mean"], stats["weight_cv"] = moments(weights)
+    stats.update(spread("weight", weights))
     stats["loss_mean"] = float(losses.mean(dtype=np.float64)) if losses.size else math.nan
-    stats.update(_spread("loss", losses))
+    stats.update(spread("loss", losses))
     return stats
 
 
-def _moments(weights: Floats) -> tuple[float, float, float]:
+def moments(weights: Floats) -> tuple[float, float, float]:
     """Effective sample size as a share of the samples, mean, and coefficient of variation (std / mean)."""
     if not weights.size:
         return math.nan, math.nan, math.nan
@@ -39,7 +39,7 @@ def _moments(weights: Floats) -> tuple[float, float, float]:
     return mean * mean / square, mean, math.sqrt(max(square - mean * mean, 0.0)) / mean if mean else math.inf
 
 
-def _spread(name: str, values: Floats) -> dict[str, float]:
+def spread(name: str, values: Floats) -> dict[str, float]:
     """Quantiles by nearest rank."""
     if not values.size:
         return {f"{name}_{key}": math.nan for key in _QUANTILES}

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from weighted_stream.errors import LossError, SourceError, StateError, WindowError, missing_extra
+from weighted_stream.figures.batch_figures import BatchFigures
 from weighted_stream.state import check_keys
 from weighted_stream.stream import WeightedStream
 from weighted_stream.trainers.epochs import Epochs
@@ -44,7 +45,7 @@ class ComposerWeights(Algorithm):
 
     The weights are multiplied into ``state.loss`` at ``Event.AFTER_LOSS``; Composer takes the mean over samples, of
     each micro-batch by its share. Checkpoints hold the state of the stream: a run from ``load_path`` goes on within the
-    epoch as if it had not stopped. `WeightedStream.stats` is logged after each batch.
+    epoch as if it had not stopped. The figures of `StepLog` are logged after each batch, as ``weights/…``.
 
     Args:
         stream: made without ``as_dict``: the model sees the batches that it would see without us, of any type.
@@ -97,6 +98,7 @@ class ComposerWeights(Algorithm):
                 do="leave as_dict out",
             )
         self.stream, self.losses, self.extra_forward, self.prefix = stream, losses, extra_forward, prefix
+        self._figures = BatchFigures(stream)
         self._epochs: Epochs | None = None
         self._spec: Any = None
         self._batch: Any = None
@@ -147,7 +149,7 @@ class ComposerWeights(Algorithm):
         elif event == Event.AFTER_TRAIN_BATCH:
             self._known().end()
         elif event == Event.BATCH_END:
-            logger.log_metrics({f"{self.prefix}/{name}": value for name, value in self.stream.stats().items()})
+            logger.log_metrics({f"{self.prefix}/{name}": value for name, value in self._figures.take().items()})
         elif event == Event.EPOCH_END and self._epochs is not None:
             self._epochs.end()
 

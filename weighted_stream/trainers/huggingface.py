@@ -13,6 +13,7 @@ from torch import Tensor
 
 from weighted_stream.collate import SAMPLE_ID
 from weighted_stream.errors import LossError, SourceError, StrategyError, WindowError, missing_extra
+from weighted_stream.figures.batch_figures import BatchFigures
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.stream import WeightedStream
@@ -57,7 +58,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
     weight, for all of its tokens.
 
     Checkpoints hold the state of the stream (``weighted_stream_<rank>.pt``): ``train(resume_from_checkpoint=...)`` goes
-    on as if it had not stopped. `WeightedStream.stats` is in the logs, as ``weights/…``.
+    on as if it had not stopped. The figures of `StepLog` since the log before are in the logs, as ``weights/…``.
 
     Args:
         *args: the Trainer's own.
@@ -121,6 +122,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         self._strategy, self._store, self._id_fn = strategy, store, id_fn
         self._losses, self._extra_forward = losses, extra_forward
         self._stream: WeightedStream | None = None
+        self._figures: BatchFigures | None = None
         self._parts: Parts | None = None
         self._window: list[Any] = []
         self._micro: Micro | None = None
@@ -145,6 +147,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
             self._stream = WeightedStream(
                 self.train_dataset, self._strategy, store=self._store, id_fn=self._id_fn, as_dict=True
             )
+            self._figures = BatchFigures(self._stream)
         return self._stream
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -206,8 +209,8 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The Trainer's logs, with the figures of the stream beside the training loss."""
-        if "loss" in logs and self._stream is not None:
-            logs = {**logs, **{PREFIX + name: value for name, value in self._stream.stats().items()}}
+        if "loss" in logs and self._figures is not None:
+            logs = {**logs, **{PREFIX + name: value for name, value in self._figures.take().items()}}
         super().log(logs, *args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from weighted_stream.errors import SourceError, missing_extra
+from weighted_stream.figures.batch_figures import BatchFigures
 from weighted_stream.loader import WeightedLoader
 from weighted_stream.state import check_keys
 from weighted_stream.stream import WeightedStream
@@ -19,6 +20,10 @@ try:
     from lightning.pytorch import Callback
 except ImportError as error:
     raise missing_extra("lightning", "lightning") from error
+
+
+_SHOWN = ("ess", "loss_mean")
+"""The figures in the progress bar."""
 
 
 class LightningWeights(Callback):  # type: ignore[misc, unused-ignore]
@@ -55,6 +60,7 @@ class LightningWeights(Callback):  # type: ignore[misc, unused-ignore]
     def __init__(self, stream: WeightedStream, *, prefix: str = "weights") -> None:
         super().__init__()
         self.stream, self.prefix = stream, prefix
+        self._figures = BatchFigures(stream)
         self._random: Mapping[str, Any] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -88,8 +94,10 @@ class LightningWeights(Callback):  # type: ignore[misc, unused-ignore]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log."""
-        figures = {f"{self.prefix}/{name}": value for name, value in self.stream.stats().items()}
-        pl_module.log_dict(figures, on_step=True, on_epoch=False, batch_size=1)
+        figures = self._figures.take()
+        for shown in (True, False):
+            part = {f"{self.prefix}/{name}": value for name, value in figures.items() if (name in _SHOWN) is shown}
+            pl_module.log_dict(part, prog_bar=shown, on_step=True, on_epoch=False, batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:
         """The random state, for Lightning's checkpoint."""
