@@ -225,7 +225,7 @@ def train_one(
     label: str,
 ) -> Curve:
     """Train one model, with a progress bar."""
-    with WeightedStream(data, strategy, store=store) as stream, progress_bar(label, "step", steps) as bar:
+    with WeightedStream(data, strategy, store=store, group_fn="kind") as stream, progress_bar(label, "step", steps) as bar:
 
         def on_step(step: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
