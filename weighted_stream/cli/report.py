@@ -19,8 +19,8 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "report",
         help="write what the weights did in a run as one HTML page",
-        description="Reads a store with its journal, and writes a page that opens anywhere: whether the weights mattered, "
-        "what got weight, how it moved, and the samples themselves, to be searched, filtered and sorted. "
+        description="Reads a store with its journal, and writes a page that opens anywhere: whether the weights "
+        "mattered, what got weight, how it moved, and the samples themselves, to be searched, filtered and sorted. "
         "Nothing is fetched, and nothing of the data is run.",
     )
     add = parser.add_argument

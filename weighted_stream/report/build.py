@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weighted_stream._version import __version__
-from weighted_stream.errors import SourceError
 from weighted_stream.report.charts import charts
 from weighted_stream.report.comparison import Comparison, compare, described, drawn
-from weighted_stream.report.findings import Finding, findings
+from weighted_stream.report.findings import findings
 from weighted_stream.report.hints import repeated
 from weighted_stream.report.ledger import Account
+from weighted_stream.report.notes import notes
 from weighted_stream.report.run import TRACKED, Run
+from weighted_stream.report.sample_findings import ends, repeats
 from weighted_stream.report.shown import visible
 from weighted_stream.report.table import LISTED, Listing, listings, repeats_listing, table
 from weighted_stream.report.texts import Read, Texts, name_of
@@ -26,7 +27,6 @@ from weighted_stream.report.texts import Read, Texts, name_of
 Ids = NDArray[np.int64]
 
 _BY_COLUMN = re.compile(r"by column '(.*)'$")
-_SNIPPET = 90
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def _built(run: Run, second: Run | None, options: Options, progress: Callable[[s
     lists = listings(run, _own(account, run, second))
     if compared is not None:
         lists += [
-            Listing("weights", "weights differ", "The widest gap between the weights of the two.", ids[compared.by_weight]),
+            Listing(
+                "weights", "weights differ", "The widest gap between the weights of the two.", ids[compared.by_weight]
+            ),
             Listing("losses", "losses differ", "The widest gap between their last losses.", ids[compared.by_loss]),
         ]
     others = [] if second is None or theirs is None else listings(second, _own(theirs, second, run))[:2]
@@ -110,7 +112,7 @@ def _built(run: Run, second: Run | None, options: Options, progress: Callable[[s
         "runs": [_run(run, names[0], lists, account, read, times)],
         "samples": rows,
         "data": None if options.data is None else visible(str(options.data), 200),
-        "notes": _notes(run, second, options, read, len(shown)),
+        "notes": notes(run, second, read, len(shown), texts is not None),
         "comparison": None,
     }
     if second is not None and theirs is not None and compared is not None:
@@ -167,7 +169,7 @@ def _run(
 ) -> dict[str, Any]:
     answers = findings(run)
     if run.census.samples:
-        answers[3:3] = [_ends(lists, account, read), *_repeats(account, read, times)]
+        answers[3:3] = [ends(lists, account, read), *repeats(account, read, times)]
     course = run.course
     return {
         "name": visible(name, 60),
@@ -183,41 +185,6 @@ def _run(
     }
 
 
-def _ends(lists: list[Listing], account: Account, read: Read) -> Finding:
-    """Which single samples counted most and least."""
-    question = "Which samples counted most and least?"
-    ends = [(some.key, int(some.ids[0])) for some in lists if some.key in ("up", "down") and len(some.ids)]
-    if len(ends) < 2:
-        return Finding(question, "Not known", "No sample has a weight.")
-    words = []
-    for word, (_, key) in zip(("Most", "Least"), ends, strict=True):
-        weight = float(account.weight[np.searchsorted(account.ids, key)])
-        text = read.texts.get(key)
-        said = f"“{visible(' '.join(text.split()), _SNIPPET)}”" if text is not None else "its text was not read (--data)"
-        words.append((weight, f"{word}: id {key}, weight {weight:.2f}, {said}"))
-    return Finding(question, f"From {words[1][0]:.2f} to {words[0][0]:.2f}", ". ".join(word for _, word in words))
-
-
-def _repeats(account: Account, read: Read, times: dict[int, int]) -> list[Finding]:
-    """How many samples are repeats of others, and what they weigh."""
-    question = "Are there repeats?"
-    if not len(read.ids):
-        return []
-    among = f"all {len(read.ids):,} texts" if read.whole else f"{len(read.ids):,} texts that were read"
-    if not times:
-        return [Finding(question, "No", f"No text occurs twice among {among}.", "good")]
-    place = np.searchsorted(account.ids, read.ids).clip(max=len(account.ids) - 1)
-    weight = np.where(account.ids[place] == read.ids, account.weight[place], np.nan)
-    often = np.isin(read.ids, np.fromiter(times, np.int64, len(times)))
-    extra = len(times) - len(np.unique(read.hashes[often]))
-    detail = f"Among {among}, {len(times):,} share their text with another; the most frequent one occurs "
-    detail += f"{max(times.values()):,} times."
-    if np.isfinite(weight[often]).any() and np.isfinite(weight[~often]).any():
-        detail += f" Their mean weight is {np.nanmean(weight[often]):.2f}, that of the others "
-        detail += f"{np.nanmean(weight[~often]):.2f}."
-    return [Finding(question, f"{extra / len(read.ids):.0%} of the texts repeat another", detail)]
-
-
 def _names(run: Run, second: Run | None) -> tuple[str, str]:
     if second is None:
         return name_of(run.path), ""
@@ -230,58 +197,3 @@ def _compared(
 ) -> dict[str, Any]:
     words = described(found, account, theirs, (visible(names[0], 60), visible(names[1], 60)), whole)
     return {"answers": [finding._asdict() for finding in words], "points": drawn(found, account, theirs)}
-
-
-def _notes(run: Run, second: Run | None, options: Options, read: Read, shown: int) -> list[str]:
-    """What is not in the page, and what was drawn at random."""
-    notes = []
-    for one in (run, second):
-        if one is None:
-            continue
-        of = f" of {visible(name_of(one.path), 60)}" if second is not None else ""
-        census, course = one.census, one.course
-        if not census.whole:
-            notes.append(
-                f"{len(census.ids):,} of the {census.samples:,} samples{of} were looked at one by one: drawn at random, "
-                "and those with the highest and lowest last weight, last loss and similarity. Lists and the table are "
-                "made of these; counts, sums and shares are of all."
-            )
-        if course is None:
-            notes.append(
-                f"The store{of} has no journal with steps: nothing is known of how weights and losses moved, and the "
-                "weight of a sample is its last one. A store with a path keeps a journal, unless journal=False."
-            )
-            continue
-        if course.drawn:
-            notes.append(f"Quantiles over time{of} are those of 4,096 visits drawn at random from each interval.")
-        if course.visits < one.stats["visits"]:
-            notes.append(
-                f"The journal{of} has {course.visits:,} of {one.stats['visits']:,.0f} visits: older ones were compacted "
-                f"into the records, and charts begin at step {course.intervals.first:,} (journal_bytes= keeps more)."
-            )
-    if options.data is None:
-        notes.append("No texts: name the data with --data, and the samples can be read here.")
-    notes += [visible(note, 400) for note in read.notes]
-    if run.census.visited > shown:
-        notes.append(
-            f"The table has {shown:,} of {run.census.visited:,} samples: those of all lists, and others drawn at random."
-        )
-    if len(read.ids) and not read.whole:
-        notes.append(f"Repeats were looked for among the {len(read.ids):,} texts that were read, not among all.")
-    return notes
-
-
-def check_options(options: Options) -> None:
-    """Refuse numbers that make no page.
-
-    Raises:
-        SourceError: for a number below 1.
-    """
-    for name in ("samples", "characters", "tracked"):
-        if getattr(options, name) < 1:
-            raise SourceError(
-                "A report cannot be made like this.",
-                found=f"{name}={getattr(options, name)}",
-                expected="1 or more",
-                do="leave it out",
-            )

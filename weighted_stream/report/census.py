@@ -31,7 +31,7 @@ class Census:
         samples, visited, passed: in the store; trained on at least once; drawn, but never chosen (weight 0, no loss).
         ids: (n,) of the tracked samples, ascending.
         whole: whether they are all there are.
-        groups: (4, groups + 1), by group, the last column for none: samples, visited ones, visits, last weights added up.
+        groups: (4, groups + 1), by group, the last one for none: samples, visited ones, visits, last weights added up.
         shards: (4, shards + 1), the same by shard.
         drawn: fields of samples that were visited, drawn at random (see `WeightStore.get`), with their ids.
         broken: ids of samples that had losses which were not finite, the most first, and how many each.

@@ -99,9 +99,9 @@ def described(found: Comparison, one: Account, other: Account, names: tuple[str,
         Finding(
             "Which has the lower loss on the training samples?",
             answer,
-            f"Mean of the last loss of {len(found.seen):,} samples in common: {a} {first:.4g}, {b} {second:.4g}; {a} is the "
-            f"lower of the two on {lower:.0%} of them. These are losses before a step on the sample, at whatever step it "
-            f"came: only held-out text can tell which run is better.{some}",
+            f"Mean of the last loss of {len(found.seen):,} samples in common: {a} {first:.4g}, {b} {second:.4g}; "
+            f"{a} is the lower of the two on {lower:.0%} of them. These are losses before a step on the sample, "
+            f"at whatever step it came: only held-out text can tell which run is better.{some}",
         )
     )
     return result

@@ -35,7 +35,7 @@ class Course:
         shards: how many there are.
 
     Attributes:
-        groups: (3, intervals, groups + 1): weights, visits and losses added up, the last column for samples of no group.
+        groups: (3, intervals, groups + 1): weights, visits and losses added up, the last column for no group.
         shards: (2, shards + 1): weights and visits added up, the last one for samples of no known shard.
         shard_weights: (intervals, shards + 1); None where that would be too much.
         rows, bad, zero: feedback, losses that did not count, weights that were 0.
@@ -43,7 +43,7 @@ class Course:
 
     def __init__(self, intervals: Intervals, groups: int, shards: int) -> None:
         self.intervals = intervals
-        count = intervals.count
+        count = intervals.parts
         self.width = -(-(intervals.last - intervals.first + 1) // _CELLS)
         cells = (intervals.last - intervals.first) // self.width + 1
         self._cells = np.zeros((3, cells))
@@ -108,8 +108,8 @@ class Course:
         """Its mean over the steps of each interval, NaN where there are none: (intervals,)."""
         cells = np.flatnonzero(self._cells[0] > 1)
         at = self.intervals.of(self.intervals.first + cells * self.width)
-        count = np.bincount(at, minlength=self.intervals.count)
-        total = np.bincount(at, effective(*self._cells)[cells], self.intervals.count)
+        count = np.bincount(at, minlength=self.intervals.parts)
+        total = np.bincount(at, effective(*self._cells)[cells], self.intervals.parts)
         return _ratio(total, count)
 
     def moments(self) -> tuple[float, float, float]:
@@ -120,12 +120,12 @@ class Course:
 
     def weight_quantiles(self, shares: tuple[float, ...] = WEIGHT_QUANTILES) -> Array:
         """Quantiles of the weights, (intervals, shares)."""
-        return np.array([_quantiles(self._drawn(interval)[1], shares) for interval in range(self.intervals.count)])
+        return np.array([_quantiles(self._drawn(interval)[1], shares) for interval in range(self.intervals.parts)])
 
     def all_weights(self) -> Array:
         """Weights drawn from all intervals alike, as many of each as it has in proportion to the others."""
         seen = np.array([draw.seen for draw in self._draws], np.float64)
-        kept = [self._drawn(interval)[1] for interval in range(self.intervals.count)]
+        kept = [self._drawn(interval)[1] for interval in range(self.intervals.parts)]
         least = min((len(k) / s for k, s in zip(kept, seen, strict=True) if s and len(k)), default=0.0)
         wanted = [max(1, round(s * least)) for s in seen]
         parts = [k[np.linspace(0, len(k) - 1, n).astype(int)] for k, n in zip(kept, wanted, strict=True) if len(k)]
@@ -133,7 +133,7 @@ class Course:
 
     def loss_quantiles(self, shares: tuple[float, ...] = LOSS_QUANTILES) -> Array:
         """Quantiles of the losses, (intervals, shares)."""
-        return np.array([_quantiles(self._drawn(interval)[0], shares) for interval in range(self.intervals.count)])
+        return np.array([_quantiles(self._drawn(interval)[0], shares) for interval in range(self.intervals.parts)])
 
     def loss_means(self) -> tuple[Array, Array]:
         """Mean loss, and mean loss with each sample counted by its weight, (intervals,) each."""
@@ -141,7 +141,7 @@ class Course:
 
     def tenths(self) -> Array:
         """Mean loss of each tenth of the samples, those of the lowest weights first: (intervals, 10)."""
-        return np.array([loss_by_tenth(*self._drawn(interval)) for interval in range(self.intervals.count)])
+        return np.array([loss_by_tenth(*self._drawn(interval)) for interval in range(self.intervals.parts)])
 
     def group_losses(self) -> Array:
         """Mean loss of each group in each interval, that of all where it has too few: (intervals, groups + 1)."""

@@ -15,6 +15,9 @@ Level = Literal["good", "plain", "look"]
 CONSTANT, HARDLY, MILD, STRONG = 0.999, 0.98, 0.85, 0.3
 """Effective sample sizes that words begin and end at."""
 
+ALIKE = 1.03
+"""Parts of the data whose mean weights differ from that of all by a factor of less than this are called alike."""
+
 
 class Finding(NamedTuple):
     """An answer.
@@ -104,10 +107,13 @@ def preferred(what: str, parts: Parts, missing: str) -> Finding:
     ups = [row for row in order[:2].tolist() if mean[row] > 1] or [most]
     downs = [row for row in order[:-3:-1].tolist() if mean[row] < 1 and row not in ups] or [least]
     detail = f"Most: {'; '.join(map(named, ups))}. Least: {'; '.join(map(named, downs))}."
-    if mean[most] < 1.02 and mean[least] > 0.98:
+    if mean[most] < ALIKE and mean[least] > 1 / ALIKE:
+        detail = (
+            f"Their mean weights lie between ×{mean[least]:.2f} and ×{mean[most]:.2f}, over {len(order):,} of them."
+        )
         return Finding(question, "All alike", detail)
-    answer = f"{visible(parts.names[most], 40)} most, {visible(parts.names[least], 40)} least"
-    return Finding(question, answer, detail)
+    answer = f"{visible(parts.names[most], 40)} most (×{mean[most]:.2f}), {visible(parts.names[least], 40)} least "
+    return Finding(question, f"{answer}(×{mean[least]:.2f})", detail)
 
 
 def learned(run: Run) -> Finding:
@@ -123,7 +129,9 @@ def learned(run: Run) -> Finding:
     first, last = float(known[0]), float(known[-1])
     lowest = float(known.min())
     steps = course.intervals
-    detail = f"Mean loss {first:.3g} in the first interval of the run, {last:.3g} in the last, steps {steps.first:,} to "
+    detail = (
+        f"Mean loss {first:.3g} in the first interval of the run, {last:.3g} in the last, steps {steps.first:,} to "
+    )
     detail += f"{steps.last:,}; each sample before it was trained on, all counted alike."
     if last >= first:
         return Finding(question, "No, it rose" if last > first else "No", detail, "look")
@@ -152,15 +160,22 @@ def covered(run: Run) -> Finding:
     if len(untouched):
         look = enough
         names = ", ".join(visible(run.places.names[shard], 60) for shard in untouched[:3].tolist())
-        parts.append(f"{len(untouched):,} of {len(rows):,} shards were never trained on ({names}…)." if len(untouched) > 3
-                     else f"Shards that were never trained on: {names}.")
+        parts.append(
+            f"{len(untouched):,} of {len(rows):,} shards were never trained on ({names}…)."
+            if len(untouched) > 3
+            else f"Shards that were never trained on: {names}."
+        )
     missing = 0 if total is None else max(0, total - census.visited)
     if missing and not enough:
         parts.append(f"The run had {visits:,.0f} visits, less than one pass over the dataset.")
     elif missing > 0.02 * (total or 1) and not census.passed:
         look = True
-        parts.append(f"With {visits:,.0f} visits, {visits / (total or 1):.1f} passes, more of them could have been seen.")
-    parts.append("Shards left out by on_bad_shard are not written down by themselves; one shows here as never trained on.")
+        parts.append(
+            f"With {visits:,.0f} visits, {visits / (total or 1):.1f} passes, more of them could have been seen."
+        )
+    parts.append(
+        "Shards left out by on_bad_shard are not written down by themselves; one shows here as never trained on."
+    )
     if total is None:
         answer = "Not known"
     elif not missing:

@@ -22,8 +22,8 @@ NEVER_LEARNED = (
 
 MAYBE_MISLABELLED = (
     "At least two visits; its loss rose from the first to the last while the mean loss of its group (of all samples, "
-    "where there are no groups) fell, and is above that of its group. The widest gap comes first. Wrong labels do this, "
-    "but so do rare, hard and forgotten samples: it is a hint, and says nothing without a look."
+    "where there are no groups) fell, and is above that of its group. The widest gap comes first. Wrong labels do "
+    "this, but so do rare, hard and forgotten samples: it is a hint, and says nothing without a look."
 )
 
 REPEATED = "The same text to the last character, however often it comes; only texts that were read are compared."
@@ -51,8 +51,8 @@ def repeated(hashes: NDArray[np.int64]) -> tuple[Places, Places]:
         hashes: (n,), of their texts.
 
     Returns:
-        Their places, (k,), the text that occurs most often first, and all of one text one after the other; and how often
-        each of these texts occurs, (k,).
+        Their places, (k,), the text that occurs most often first, and all of one text one after the other; and how
+        often each of these texts occurs, (k,).
 
     Example:
         >>> places, times = repeated(np.array([5, 8, 5, 9, 8, 5]))

@@ -15,17 +15,17 @@ ROWS = 200
 
 
 class Intervals(NamedTuple):
-    """The steps from ``first`` to ``last``, cut into ``count`` intervals.
+    """The steps from ``first`` to ``last``, cut into ``parts`` intervals.
 
     Example:
         >>> intervals = Intervals.over(10, 19, rows=600)
-        >>> intervals.count, intervals.of(np.array([10, 13, 19])).tolist(), intervals.begins()
+        >>> intervals.parts, intervals.of(np.array([10, 13, 19])).tolist(), intervals.begins()
         (3, [0, 0, 2], [10, 14, 17])
     """
 
     first: int
     last: int
-    count: int
+    parts: int
 
     @classmethod
     def over(cls, first: int, last: int, rows: int, most: int = INTERVALS) -> Intervals:
@@ -34,10 +34,10 @@ class Intervals(NamedTuple):
 
     def of(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """The interval of each step, (n,); steps outside count to the nearest one."""
-        found = (steps - self.first) * self.count // (self.last - self.first + 1)
-        return np.clip(found, 0, self.count - 1)
+        found = (steps - self.first) * self.parts // (self.last - self.first + 1)
+        return np.clip(found, 0, self.parts - 1)
 
     def begins(self) -> list[int]:
         """The first step of each interval."""
         length = self.last - self.first + 1
-        return [self.first + -(-interval * length // self.count) for interval in range(self.count)]
+        return [self.first + -(-interval * length // self.parts) for interval in range(self.parts)]

@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weighted_stream.report.charts import NAME
-from weighted_stream.report.hints import MAYBE_MISLABELLED, NEVER_LEARNED, REPEATED, maybe_mislabelled, never_learned
+from weighted_stream.report.hints import (
+    MAYBE_MISLABELLED,
+    NEVER_LEARNED,
+    REPEATED,
+    VISITS,
+    maybe_mislabelled,
+    never_learned,
+)
 from weighted_stream.report.ledger import Account
 from weighted_stream.report.run import Run
 from weighted_stream.report.shown import numbers, visible
@@ -48,11 +55,11 @@ def listings(run: Run, account: Account, most: int = LISTED) -> list[Listing]:
         Listing("down", "pushed down most", f"The lowest {kind}.", account.ids[down[:most]]),
     ]
     if run.course is not None:
+        once = "" if (account.visits >= VISITS).any() else " No sample of this run has two, so nothing can be said."
+        never, wrong = never_learned(account, most), maybe_mislabelled(account, most)
         found += [
-            Listing("never", "never learned", NEVER_LEARNED, account.ids[never_learned(account, most)]),
-            Listing(
-                "mislabelled", "maybe mislabelled", MAYBE_MISLABELLED, account.ids[maybe_mislabelled(account, most)]
-            ),
+            Listing("never", "never learned", NEVER_LEARNED + once, account.ids[never]),
+            Listing("mislabelled", "maybe mislabelled", MAYBE_MISLABELLED + once, account.ids[wrong]),
         ]
     broken = np.array([number for number, _ in run.census.broken[:most]], np.int64)
     return [*found, Listing("broken", "not finite", "Samples that had a loss which was NaN or infinite.", broken)]
@@ -140,5 +147,7 @@ def _taken(account: Account, place: Ids, ids: Ids) -> Account:
         nothing, none = np.full(len(ids), np.nan), np.zeros(len(ids), np.int64)
         return Account(ids, nothing, none, none, nothing, nothing, nothing, nothing, none, nothing)
     known = account.ids[place] == ids
-    floats = {name: np.where(known, values[place], np.nan) for name, values in account._asdict().items() if name != "ids"}
+    floats = {
+        name: np.where(known, values[place], np.nan) for name, values in account._asdict().items() if name != "ids"
+    }
     return Account(ids=ids, **floats)

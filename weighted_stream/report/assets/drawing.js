@@ -29,7 +29,7 @@ function plain(value) {
   return size === 0 || size >= 0.01 ? value.toFixed(2) : value.toPrecision(2);
 }
 
-const percent = (value) => (value === null || !Number.isFinite(value) ? EMPTY : `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)}%`);
+const percent = (value) => (value === null || !Number.isFinite(value) ? EMPTY : `${(100 * value).toFixed(value > 0 && value < 0.0995 ? 1 : 0)}%`);
 const whole = (value) => (value === null || value === undefined ? EMPTY : value.toLocaleString("en-US"));
 
 // From little weight to much: cool to warm, readable on light and dark.
@@ -56,8 +56,16 @@ function ticks(low, high, most) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((times) => times * power).find((size) => size >= rough * 0.999) || 10 * power;
   const found = [];
-  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at++) found.push(at * step);
+  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at++) found.push(at * step || 0);
   return found;
+}
+
+// As many digits as tell the ticks apart, and no more.
+function labels(values, format) {
+  if (format !== plain) return values.map((value) => format(value).replace(".0%", "%"));
+  const step = values.length > 1 ? values[1] - values[0] : Math.abs(values[0]) || 1;
+  const digits = Math.min(8, Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));
+  return values.map((value) => (Math.abs(value) >= 1000 ? plain(value) : value.toFixed(digits)));
 }
 
 function extent(lists, include = []) {
@@ -80,10 +88,10 @@ function figure(spec) {
   const caption = el("figcaption", {}, el("span", { class: "bidi", text: spec.title }));
   if (spec.control) caption.append(spec.control);
   const svg = draw("svg", { role: "img", "aria-label": `${spec.title}. ${spec.says || ""}`, tabindex: "0" });
-  const hint = "Point at the chart, or focus it and use the arrow keys, to read values.";
-  const readout = el("p", { class: "readout", text: hint });
+  const readout = el("p", { class: spec.long ? "readout long" : "readout" });
   box.append(caption, svg, readout);
-  if (spec.legend) box.append(el("ul", { class: "legend" }, ...spec.legend));
+  const legend = spec.legend ? el("ul", { class: "legend" }, ...spec.legend) : null;
+  if (legend) box.append(legend);
   if (spec.table) box.append(spec.table);
   let [width, at] = [0, null];
   const state = { svg, redraw };
@@ -94,6 +102,7 @@ function figure(spec) {
     svg.setAttribute("height", height);
     svg.replaceChildren();
     state.points = spec.draw(svg, width, height);
+    if (legend) legend.hidden = Boolean(state.points.named);
     if (at !== null) show(at);
   }
   function show(place) {
@@ -128,14 +137,16 @@ function figure(spec) {
 }
 
 function axes(svg, frame, x, y, format) {
-  for (const value of ticks(y.low, y.high, 5)) {
+  const [left, below] = [ticks(y.low, y.high, 5), ticks(x.low, x.high, Math.max(2, (frame.right - frame.left) / 90))];
+  const [said, named] = [labels(left, format.y), labels(below, format.x)];
+  left.forEach((value, at) => {
     svg.append(draw("line", { class: "grid", x1: frame.left, x2: frame.right, y1: y.of(value), y2: y.of(value) }));
-    svg.append(draw("text", { x: frame.left - 7, y: y.of(value) + 4, "text-anchor": "end", text: format.y(value) }));
-  }
+    svg.append(draw("text", { x: frame.left - 7, y: y.of(value) + 4, "text-anchor": "end", text: said[at] }));
+  });
   svg.append(draw("line", { class: "axis", x1: frame.left, x2: frame.right, y1: frame.bottom, y2: frame.bottom }));
-  for (const value of ticks(x.low, x.high, Math.max(2, (frame.right - frame.left) / 90))) {
-    svg.append(draw("text", { x: x.of(value), y: frame.bottom + 17, "text-anchor": "middle", text: format.x(value) }));
-  }
+  below.forEach((value, at) => {
+    svg.append(draw("text", { x: x.of(value), y: frame.bottom + 17, "text-anchor": "middle", text: named[at] }));
+  });
   svg.append(draw("text", { x: frame.right, y: frame.bottom + 32, "text-anchor": "end", text: format.xName }));
 }
 
@@ -171,7 +182,7 @@ function overTime(spec) {
   const inTable = () => [...(spec.bands || []).flatMap((band) => band.columns || []), ...spec.lines];
   return figure({
     ...spec,
-    says: `A line chart over ${whole(spec.begins.length)} intervals of steps; the same figures are in the table below it.`,
+    says: `A line chart over ${whole(spec.begins.length)} intervals of steps. Arrow keys read its values; they are also in the table of figures below it.`,
     draw(svg, width, height) {
       const labelled = spec.lines.filter((line) => line.label);
       const room = labelled.length && width > 380 ? 12 + Math.min(130, 7 * Math.max(...labelled.map((line) => line.label.length))) : 12;
@@ -198,15 +209,18 @@ function overTime(spec) {
       }
       placed.sort((one, other) => one.y - other.y);
       for (let at = 1; at < placed.length; at++) placed[at].y = Math.max(placed[at].y, placed[at - 1].y + 13);
+      let named = placed.length > 0;
       const over = placed.length ? Math.max(0, placed.at(-1).y - frame.bottom) : 0;
       for (const { line, y: where } of placed) {
         const most = Math.floor((room - 12) / 6.2);
+        if (line.label.length > most) named = false;
         const label = line.label.length > most ? `${line.label.slice(0, most - 1)}…` : line.label;
         const text = draw("text", { class: "name", x: frame.right + 8, y: where - over + 4, text: label });
         text.style.fill = line.colour;
         svg.append(text);
       }
-      return xs.map((at) => ({ x: at, y: null }));
+      // Where every line has its name beside it, a legend says nothing more.
+      return Object.assign(xs.map((at) => ({ x: at, y: null })), { named });
     },
     pointer: (point, width, height) => draw("line", { class: "cross pointer", x1: point.x, x2: point.x, y1: 10, y2: height - 36 }),
     read: (at) => [el("b", { text: steps(at) }), ": ", ...spec.reads(at)],
@@ -221,7 +235,7 @@ function scatter(spec) {
   return figure({
     ...spec,
     height: 300,
-    says: `A chart of ${whole(known.length)} samples. Enter shows the sample that is pointed at.`,
+    says: `A chart of ${whole(known.length)} samples. Arrow keys go through them; Enter shows one in the table.`,
     draw(svg, width, height) {
       const frame = { left: 44, right: width - 12, top: 22, bottom: height - 36 };
       const both = spec.diagonal ? extent([known.map((at) => spec.x[at]), known.map((at) => spec.y[at])]) : null;

@@ -6,7 +6,7 @@ const LONG = 260;
 const SORTS = [
   ["listed", "the list's order", null],
   ["weight", "mean weight", "mean weight"],
-  ["weight2", "weight", "weight"],
+  ["weight2", "mean weight", "mean weight"],
   ["gap", "difference of the weights", null],
   ["first", "first loss", "first loss"],
   ["loss", "last loss", "last loss"],
@@ -28,29 +28,32 @@ function showSamples(report) {
   columns.change = columns.loss.map((loss, at) => (loss === null || columns.first[at] === null ? null : loss - columns.first[at]));
   if (columns.weight2) columns.gap = columns.weight.map((weight, at) => (weight === null || columns.weight2[at] === null ? null : Math.abs(weight - columns.weight2[at])));
   const names = report.runs.map((run) => run.name);
-  const own = (name, text) => (names.length < 2 ? text : name.endsWith("2") ? `${text}, ${names[1]}` : columns[`${name}2`] ? `${text}, ${names[0]}` : text);
+  const short = names.map((name) => (name.length > 16 ? `${name.slice(0, 15)}…` : name));
+  const own = (name, text) => (names.length < 2 ? text : name.endsWith("2") ? `${text}, ${short[1]}` : columns[`${name}2`] ? `${text}, ${short[0]}` : text);
   const some = (name) => columns[name] && columns[name].some((value) => value !== null && (name !== "bad" || value > 0) && (name !== "times" || value > 1));
   const moved = columns.visits.some((visits) => visits > 1);
   const sorts = SORTS.filter(([name]) => name === "listed" || (some(name) && (moved || !["first", "change"].includes(name))));
   const shown = sorts.filter(([, , head]) => head).map(([name, , head]) => [name, own(name, head)]);
-  const lists = [{ key: "all", title: "all", rule: "", rows: Array.from({ length: count }, (_, at) => at) }, ...report.samples.lists];
+  const everything = Array.from({ length: count }, (_, at) => at);
+  const lists = [{ key: "all", title: "all", rule: "The samples of all lists, and others drawn at random.", rows: everything }, ...report.samples.lists];
   const member = new Map();
   report.samples.lists.forEach((list) => list.rows.forEach((at) => member.set(at, [...(member.get(at) || []), list])));
   const texts = columns.id.map((id, at) => [id, columns.text[at], columns.group[at], columns.shard[at]].filter(Boolean).join("\n").toLowerCase());
-  samples = { report, columns, names, lists, shown, member, texts, list: lists[0], sort: "listed", up: false, found: [], rows: 0, open: new Set() };
+  samples = { report, columns, names, lists, shown, member, texts, list: lists[0], sort: "weight", up: false, found: [], rows: 0, open: new Set() };
 
   byId("lists").append(...lists.map((list, at) => {
     const chip = el("input", { type: "radio", name: "list", value: list.key, checked: at === 0 });
-    return el("label", {}, chip, el("span", { text: `${list.title} ${whole(list.rows.length)}` }));
+    return el("label", {}, chip, el("span", { class: list.rows.length ? null : "none", text: `${list.title} ${whole(list.rows.length)}` }));
   }));
   choices("group", columns.group, "every kind");
   choices("shard", columns.shard, "every shard");
   byId("sort").append(...sorts.map(([name, text]) => el("option", { value: name, text: own(name, text) })));
   heads();
+  byId("sort").value = "weight";
   byId("controls").addEventListener("input", (event) => {
     if (event.target.name === "list") {
       samples.list = lists.find((list) => list.key === event.target.value);
-      order("listed", false);
+      order(samples.list === lists[0] ? "weight" : "listed", false);
     } else if (event.target.id === "sort") order(event.target.value, false);
     else find();
   });
@@ -58,7 +61,7 @@ function showSamples(report) {
   byId("direction").addEventListener("click", () => order(samples.sort, !samples.up));
   byId("controls").addEventListener("reset", () => setTimeout(() => {
     samples.list = lists[0];
-    order("listed", false);
+    order("weight", false);
   }));
   byId("more").addEventListener("click", () => {
     const first = samples.rows;

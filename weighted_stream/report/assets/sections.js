@@ -18,7 +18,7 @@ function showAnswers(report) {
     holder.append(el("div", { class: pair ? "qa pair" : "qa" }, el("h3", { text: question }), ...cells));
   }
   for (const one of report.comparison ? report.comparison.answers : []) {
-    holder.append(el("div", { class: "qa" }, el("h3", { text: one.question }), answer(one, null, 0)));
+    holder.append(el("div", { class: "qa both" }, el("h3", { text: one.question }), answer(one, null, 0)));
   }
 }
 
@@ -118,28 +118,30 @@ function showLoss(report) {
 
 function showScatter(report) {
   const charts = [];
-  const lead = ["Each point is a sample, by its last loss"];
-  report.runs.forEach((run, at) => {
-    const found = run.scatter;
-    if (!found) return;
-    lead[1] = `; ${whole(found.id.length)} of ${whole(found.of)} drawn at random, as far as they have both values. The line joins medians of twelve equal parts.`;
-    const limits = found.weight && extent([quantiles(found.weight)]);
-    const colours = found.weight && found.weight.map((value) => ramp(value === null ? 0.5 : Math.round(6 * ((value - limits[0]) / (limits[1] - limits[0]))) / 6));
-    for (const [name, xName] of [["similarity", "similarity to the target"], ["weight", "last weight"]]) {
-      if (!found[name] || !found.medians[name].length) continue;
+  const kinds = [["similarity", "similarity to the target"], ["weight", "last weight"]];
+  for (const [name, xName] of kinds) {
+    report.runs.forEach((run, at) => {
+      const found = run.scatter;
+      if (!found || !found[name] || !found.medians[name].length) return;
+      const limits = found.weight && extent([quantiles(found.weight)]);
+      const shade = (value) => ramp(value === null ? 0.5 : Math.round(6 * ((value - limits[0]) / (limits[1] - limits[0]))) / 6);
+      const colours = name === "similarity" && found.weight ? found.weight.map(shade) : null;
       charts.push(scatter({
         title: titled(report, run, name === "weight" ? "Loss against weight" : "Loss against similarity"),
-        x: found[name], y: found.loss, ids: found.id, xName, yName: "last loss", colour: RUN[at],
-        colours: name === "similarity" ? colours : null,
+        x: found[name], y: found.loss, ids: found.id, xName, yName: "last loss", colour: RUN[at], colours,
         line: found.medians[name],
-        legend: name === "similarity" && colours ? [rampKey("little weight", "much")] : null,
-        reads: (point) => [el("b", { text: `id ${found.id[point]}` }), `: ${xName} ${plain(found[name][point])}, loss ${plain(found.loss[point])}${found.weight && name !== "weight" ? `, weight ${plain(found.weight[point])}` : ""}`, snippet(report, found.id[point])],
+        legend: colours ? [rampKey("little weight", "much")] : null,
+        reads: (point) => [el("b", { text: `id ${found.id[point]}` }), `: ${xName} ${plain(found[name][point])}, loss ${plain(found.loss[point])}${colours ? `, weight ${plain(found.weight[point])}` : ""}`, snippet(report, found.id[point])],
         choose: (point) => showSample(found.id[point]),
       }));
-    }
-    if (!found.similarity) lead[2] = " No sample has a similarity: this run was not weighed towards a target.";
-  });
-  byId("scatter-lead").textContent = charts.length ? lead.join("") : "";
+    });
+  }
+  const some = report.runs.filter((run) => run.scatter);
+  const without = some.filter((run) => !run.scatter.similarity).map((run) => run.name);
+  const drawn = some.map((run) => `${whole(run.scatter.id.length)} of ${whole(run.scatter.of)}`);
+  byId("scatter-lead").textContent = charts.length
+    ? `Each point is a sample: ${[...new Set(drawn)].join(" and ")}${some.every((run) => run.scatter.id.length === run.scatter.of) ? "" : ", drawn at random"}. The line joins the medians of twelve equal parts. Click a point, or press Enter, to see the sample.${without.length ? ` ${report.runs.length > 1 ? `In ${without.join(" and ")} no` : "No"} sample has a similarity.` : ""}`
+    : "";
   place("scatter-charts", charts, "No sample has both a loss and a similarity or a weight that varies.");
 }
 
@@ -199,7 +201,7 @@ function partsOverTime(report, run, found, what) {
     chart = overTime({
       ...run.steps,
       title: titled(report, run, both ? "Over the steps" : "Share of the weight over the steps"),
-      control, lines, y: format, marks: kind === "mean" ? [1] : [],
+      control, lines, y: format, long: true, marks: kind === "mean" ? [1] : [],
       legend: lines.map((line) => key(line.colour, line.name)),
       reads: (at) => [lines.map((line) => `${line.name} ${format(line.values[at])}`).join(", ")],
     });
