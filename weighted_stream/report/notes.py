@@ -39,8 +39,8 @@ def notes(run: Run, second: Run | None, read: Read, shown: int, texts: bool) -> 
         if course.visits < one.stats["visits"]:
             said.append(
                 f"The journal{of} has {course.visits:,} of {one.stats['visits']:,.0f} visits: older ones were "
-                f"compacted into the records, and charts begin at step {course.intervals.first:,} (journal_bytes= keeps "
-                "more)."
+                f"compacted into the records, and charts begin at step {course.intervals.first:,}; a larger "
+                "journal_bytes= keeps more."
             )
     if not texts:
         said.append("No texts: name the data with --data, and the samples can be read here.")
