@@ -23,6 +23,7 @@ Ids = NDArray[np.int64]
 LOOKED_AT = 200_000
 """Samples of data that are compared with each other, at most."""
 
+_AT_ONCE = 64
 _BY_NUMBER = ("torch-map", "huggingface")
 
 
@@ -86,7 +87,7 @@ class Texts:
         rows = self._rows(wanted, limit)
         without = 0
         try:
-            while some := list(islice(rows, 1024)):
+            while some := list(islice(rows, _AT_ONCE)):
                 texts = [self._text_of(row) for _, row, _ in some]
                 without += sum(text is None for text in texts)
                 ids += [number for (number, _, _), text in zip(some, texts, strict=True) if text is not None]
