@@ -112,11 +112,16 @@ def _shards(run: Run) -> dict[str, Any] | None:
     mean = np.where(parts.visits >= ENOUGH, parts.mean(), np.nan)
     order = np.argsort(-np.where(np.isnan(mean), -1.0, mean), kind="stable")
     known = order[~np.isnan(mean[order])]
-    shown = order if len(order) <= BARS else np.concatenate([known[: BARS // 2], known[-BARS // 2 :]])
-    lines = known if len(known) <= LINES else np.concatenate([known[: LINES // 2], known[-LINES // 2 :]])
+    shown = order if len(order) <= BARS else _ends(known, BARS)
+    lines = _ends(known, LINES)
     course = run.course
     over_time = None if course is None or course.shard_weights is None else (course.shard_weights, None)
     return _parts(parts, shown, lines, over_time)
+
+
+def _ends(ordered: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """The first and the last ones, or all if they are no more than ``most``."""
+    return ordered if len(ordered) <= most else np.concatenate([ordered[: most // 2], ordered[-(most // 2) :]])
 
 
 def _parts(parts: Parts, rows: Any, lines: Any, over_time: tuple[Array, Array | None] | None) -> dict[str, Any]:

@@ -62,13 +62,17 @@ class Run:
             )
         self.path = Path(path)
         self.store = WeightStore(self.path, mode="r")
-        self.stats = self.store.stats()
-        self.groups = self.store.groups
-        self.fingerprint: dict[str, Any] | None = _fingerprint(self.path)
-        self.places = Places(self.fingerprint)
-        self.census = Census(self.store, self.places, tracked, ENDS)
-        self.feed = Feed(self.store)
-        self.course: Course | None = self._course() if self.feed else None
+        try:
+            self.stats = self.store.stats()
+            self.groups = self.store.groups
+            self.fingerprint: dict[str, Any] | None = _fingerprint(self.path)
+            self.places = Places(self.fingerprint)
+            self.census = Census(self.store, self.places, tracked, ENDS)
+            self.feed = Feed(self.store)
+            self.course: Course | None = self._course() if self.feed else None
+        except BaseException:
+            self.store.close()
+            raise
 
     def _course(self) -> Course:
         feed = self.feed

@@ -38,7 +38,7 @@ function showSamples(report) {
   const lists = [{ key: "all", title: "all", rule: "The samples of all lists, and others drawn at random.", rows: everything }, ...report.samples.lists];
   const member = new Map();
   report.samples.lists.forEach((list) => list.rows.forEach((at) => member.set(at, [...(member.get(at) || []), list])));
-  const texts = columns.id.map((id, at) => [id, columns.text[at], columns.group[at], columns.shard[at]].filter(Boolean).join("\n").toLowerCase());
+  const texts = columns.text.map((text) => (text || "").toLowerCase());
   samples = { report, columns, names, lists, shown, member, texts, list: lists[0], sort: "weight", up: false, found: [], rows: 0, open: new Set() };
 
   byId("lists").append(...lists.map((list, at) => {
@@ -115,7 +115,7 @@ function find() {
   const picked = (id) => (byId(id).value === "" ? null : byId(id).names[Number(byId(id).value)]);
   const [group, shard] = [picked("group"), picked("shard")];
   samples.found = list.rows.filter((at) =>
-    (group === null || columns.group[at] === group) && (shard === null || columns.shard[at] === shard) && words.every((word) => texts[at].includes(word)));
+    (group === null || columns.group[at] === group) && (shard === null || columns.shard[at] === shard) && words.every((word) => texts[at].includes(word) || isId(word, columns.id[at])));
   if (sort !== "listed") {
     const values = columns[sort];
     const sign = up ? 1 : -1;
@@ -132,6 +132,11 @@ function find() {
     if (cell.name) cell.setAttribute("aria-sort", cell.name === sort ? (up ? "ascending" : "descending") : "none");
   }
   render(ROWS);
+}
+
+// All of an id, or its beginning where that is long enough not to be some number in a text.
+function isId(word, id) {
+  return id === word || (word.length > 5 && id.startsWith(word));
 }
 
 function render(most) {
