@@ -63,6 +63,12 @@ def test_a_run_from_each_format(
         assert words in printed.out
     assert "3/3" in printed.err
     assert (tmp_path / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")
+    assert str(tmp_path / "out" / "report.html") in printed.out
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert '"name":"linupper-r-1.5"' in report
+    assert '"name":"similarity-ess-0.6"' in report
+    assert '"names":["data"]' in report
+    assert "word1" in report
     figures = json.loads((tmp_path / "out" / "demo.json").read_text())
     assert figures["repeats"] == pytest.approx(20 / figures["texts"], abs=0.05)
     assert figures["examples"] == 10
@@ -108,6 +114,7 @@ def test_without_a_target(files: tuple[Path, Path], tmp_path: Path, capsys: pyte
     assert "held-out target" not in printed
     assert "similarity is left out" in printed
     assert list(json.loads((tmp_path / "demo.json").read_text())["curves"]) == ["uniform", "linupper"]
+    assert '"comparison":null' in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_someone_elses_folder_is_left_alone(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from weighted_stream._version import __version__
-from weighted_stream.cli import convert, demo, inspect, score
+from weighted_stream.cli import convert, demo, inspect, report, score
 from weighted_stream.errors import WeightedStreamError
 
 
@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     convert.add_command(commands)
     demo.add_command(commands)
     inspect.add_command(commands)
+    report.add_command(commands)
     score.add_command(commands)
     arguments = parser.parse_args(argv)
     try:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from weighted_stream.cli.demo_outcome import compare, write_figures
 from weighted_stream.cli.options import not_negative, option, positive
+from weighted_stream.cli.report import write_page
 from weighted_stream.demo.corpus import Corpus, file_corpus, installed_corpus
 from weighted_stream.demo.model import GPT, GPTConfig
 from weighted_stream.demo.named_strategy import NamedStrategy
@@ -24,11 +25,13 @@ from weighted_stream.demo.tokenizer import BPE
 from weighted_stream.demo.train import Curve, endless, train
 from weighted_stream.errors import MissingExtraError, SourceError
 from weighted_stream.progress import progress_bar
+from weighted_stream.report.build import Options, build
 from weighted_stream.strategies import Strategy, strategy_names
 from weighted_stream.stream import WeightedStream
 
 BATCH = 64
 MARKER = ".weighted-stream-demo"
+PAGE = "report.html"
 
 
 def add_command(commands: Any) -> None:
@@ -106,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         label = choice.label
         while label in curves:
             label += " again"
-        strategy, store = choice.make(examples), out / "weights" / re.sub(r"[^\w.]+", "-", label)
+        strategy, store = choice.make(examples), out / "weights" / folder_name(label)
         data = read_shards(out / "shards" / arguments.format, arguments.format, arguments.seed, BATCH)
         model = GPT(GPTConfig(vocab=bpe.vocab), frequencies=frequencies, seed=arguments.seed)
         curves[label] = train_one(data, strategy, store, bpe, model, held_out, arguments.steps, label)
@@ -121,8 +124,21 @@ def run(arguments: argparse.Namespace) -> int:
     }
     write_figures(out / "demo.json", settings, corpus, curves)
     print(f"plot: {out / 'demo.png'}   figures: {out / 'demo.json'}   losses and weights: {out / 'weights'}")
+    first, *second = [out / "weights" / folder_name(label) for label in curves][1:3]
+    write_page(build(first, next(iter(second), None), Options(data=out / "shards" / arguments.format)), out / PAGE)
+    print(f"report: {out / PAGE}   open it in a browser")
     print(f"{time.perf_counter() - began:.0f} s in all")
     return 0
+
+
+def folder_name(label: str) -> str:
+    """Where a run's store is, of what tables call the run.
+
+    Example:
+        >>> folder_name("linupper r=0.4")
+        'linupper-r-0.4'
+    """
+    return re.sub(r"[^\w.]+", "-", label)
 
 
 def chosen(arguments: argparse.Namespace) -> list[NamedStrategy]:
@@ -225,7 +241,10 @@ def train_one(
     label: str,
 ) -> Curve:
     """Train one model, with a progress bar."""
-    with WeightedStream(data, strategy, store=store) as stream, progress_bar(label, "step", steps) as bar:
+    with (
+        WeightedStream(data, strategy, store=store, group_fn="kind") as stream,
+        progress_bar(label, "step", steps) as bar,
+    ):
 
         def on_step(step: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)

@@ -1,0 +1,246 @@
+"""What a report finds in stores of every kind: with journal and without, empty, damaged, shortened, and two of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import a_run, texts, train, write_shards
+
+from weighted_stream import StoreError, StoreMismatchError, WeightStore
+from weighted_stream.report.build import Options, build
+from weighted_stream.report.page import page
+
+
+def answers(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {one["question"]: one for one in run["answers"]}
+
+
+def listed(value: dict[str, Any], key: str) -> list[int]:
+    """Ids in a list."""
+    rows = next(some["rows"] for some in value["samples"]["lists"] if some["key"] == key)
+    return [int(value["samples"]["columns"]["id"][row]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+    store, shards = a_run(tmp_path_factory.mktemp("run"))
+    return store, shards, build(store, options=Options(data=shards, samples=50))
+
+
+def test_answers(ready: tuple[Path, Path, dict[str, Any]]) -> None:
+    run = ready[2]["runs"][0]
+    said = answers(run)
+    assert said["Did the weights vary enough to matter?"]["answer"] == "Yes"
+    assert "(×" in said["Which kind of text got weight?"]["answer"]
+    assert said["Was anything skipped?"]["answer"] == "No: every sample was trained on"
+    assert said["Was anything unscored?"]["answer"].startswith("150 samples (50.0%)")
+    assert said["Was anything broken?"]["answer"] == "1 losses that were not finite"
+    assert said["Are there repeats?"]["answer"] == "25% of the texts repeat another"
+    assert "Most, with a mean weight of" in said["Which samples counted most and least?"]["detail"]
+    assert "“text " in said["Which samples counted most and least?"]["detail"]
+    assert run["facts"] == {"samples": 300, "trained on": 300, "visits": 899, "steps": 45}
+
+
+def test_lists_against_the_journal(ready: tuple[Path, Path, dict[str, Any]]) -> None:
+    store, _, value = ready
+    with WeightStore(store, mode="r") as opened:
+        rows = [row for batch in opened.history() for row in batch.to_pylist() if row["step"] is not None]
+    weights: dict[int, list[float]] = {}
+    for row in rows:
+        weights.setdefault(row["id"], []).append(row["weight"])
+    means = {key: float(np.mean(some)) for key, some in weights.items()}
+    ordered = sorted(means.values())
+    up, down = listed(value, "up"), listed(value, "down")
+    assert [means[key] for key in up] == pytest.approx(ordered[::-1][:100])
+    assert [means[key] for key in down] == pytest.approx(ordered[:100])
+    number = {int(key): at for at, key in enumerate(sorted(means))}  # ids ascend with the rows of their shard
+    columns = value["samples"]["columns"]
+    place = {int(key): at for at, key in enumerate(columns["id"])}
+    kept = {int(columns["text"][place[key]].split()[1]): key for key in up if columns["times"][place[key]] == 1}
+    assert all(row % 17 == 5 or row % 19 == 7 for row in list(kept)[:10])
+    never = listed(value, "never")
+    assert len(never) == len([row for row in range(300) if row % 17 == 5])
+    assert len(listed(value, "mislabelled")) >= len([row for row in range(300) if row % 19 == 7 and row % 17 != 5])
+    assert len(listed(value, "broken")) == 1
+    assert set(listed(value, "repeated")) <= set(number)
+    assert len(listed(value, "repeated")) == 100
+
+
+def test_charts(ready: tuple[Path, Path, dict[str, Any]]) -> None:
+    run = ready[2]["runs"][0]
+    assert len(run["steps"]["begins"]) == 900 // 200
+    assert all(len(line) == 4 for line in (*run["steps"]["weights"], *run["steps"]["losses"], run["steps"]["ess"]))
+    groups = run["groups"]
+    assert sorted(groups["names"]) == ["<b>table</b>", "code", "prose"]
+    assert sum(groups["weight"]) == pytest.approx(1, abs=1e-4)
+    assert sum(groups["visits"]) == pytest.approx(1, abs=1e-4)
+    for at in range(4):
+        assert sum(line["share"][at] for line in groups["lines"]) == pytest.approx(1, abs=1e-4)
+    assert run["shards"]["of"] == 6
+    assert run["shards"]["samples"] == [50] * 6
+    assert len(run["scatter"]["id"]) == 300
+    assert sum(value is not None for value in run["scatter"]["similarity"]) == 150
+
+
+def test_the_samples_shown(ready: tuple[Path, Path, dict[str, Any]]) -> None:
+    store, _, value = ready
+    columns = value["samples"]["columns"]
+    assert len(columns["id"]) >= 50
+    assert all(len(column) == len(columns["id"]) for column in columns.values())
+    with WeightStore(store, mode="r") as opened:
+        fields = opened.get([int(key) for key in columns["id"]])
+    assert columns["visits"] == fields["visits"].tolist()
+    assert columns["loss"] == pytest.approx(fields["last_loss"].tolist(), rel=1e-4)
+    assert all(text.startswith("text ") for text in columns["text"])
+    assert {columns["shard"][0]} <= {f"{number:05d}.parquet" for number in range(6)}
+
+
+def test_two_runs(tmp_path: Path) -> None:
+    ids = np.arange(100)
+    train(tmp_path / "one", ids, seed=0)
+    train(tmp_path / "other", ids[20:], seed=1)
+    value = build(tmp_path / "one", tmp_path / "other")
+    assert [run["name"] for run in value["runs"]] == ["one", "other"]
+    assert "80 samples in common" in value["comparison"]["answers"][0]["detail"]
+    assert len(value["comparison"]["points"]["weight"]["x"]) == 80
+    columns = value["samples"]["columns"]
+    for key, weight in zip(columns["id"], columns["weight2"], strict=True):
+        assert (weight is None) == (int(key) < 20)
+    gaps = [abs(columns["weight"][row] - columns["weight2"][row]) for row in value["samples"]["lists"][-2]["rows"]]
+    assert gaps == sorted(gaps, reverse=True)
+    assert len(gaps) == 50
+
+
+def test_runs_over_different_data(tmp_path: Path) -> None:
+    train(tmp_path / "one", np.arange(50))
+    train(tmp_path / "other", np.arange(500, 550))
+    value = build(tmp_path / "one", tmp_path / "other")
+    assert value["comparison"]["answers"][0]["answer"] == "No sample in common"
+
+
+def test_without_a_journal(tmp_path: Path) -> None:
+    train(tmp_path / "store", np.arange(60), journal=False, names=False)
+    value = build(tmp_path / "store")
+    run = value["runs"][0]
+    assert (run["steps"], run["groups"], run["shards"]) == (None, None, None)
+    assert any("no journal" in note for note in value["notes"])
+    assert len(listed(value, "up")) == 60
+    assert "latest" in answers(run)["Did the weights vary enough to matter?"]["detail"]
+    page(value)
+
+
+def test_an_empty_store(tmp_path: Path) -> None:
+    WeightStore(tmp_path / "store").close()
+    value = build(tmp_path / "store")
+    assert [one["answer"] for one in value["runs"][0]["answers"]] == ["Nothing yet"]
+    assert value["samples"]["columns"]["id"] == []
+    page(value)
+
+
+def test_uniform_training_is_called_that(tmp_path: Path) -> None:
+    with WeightStore(tmp_path / "store") as store:
+        for step in range(20):
+            store.record(np.arange(20), np.full(20, 20.0 - step), np.ones(20), step=step)
+    said = answers(build(tmp_path / "store")["runs"][0])
+    assert said["Did the weights vary enough to matter?"]["answer"] == "No: this was uniform training"
+    assert said["Did the weights vary enough to matter?"]["level"] == "look"
+
+
+def test_a_shard_that_was_never_trained_on(tmp_path: Path) -> None:
+    store, _ = a_run(tmp_path)
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["fingerprint"]["shards"]["lost.parquet"] = 50
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    skipped = answers(build(store)["runs"][0])["Was anything skipped?"]
+    assert (skipped["answer"], skipped["level"]) == ("50 samples, 1 whole shards", "look")
+    assert "lost.parquet" in skipped["detail"]
+
+
+def test_a_part_of_the_dataset(tmp_path: Path) -> None:
+    store, shards = a_run(tmp_path)
+    shutil.rmtree(store)
+    with WeightStore(store) as opened:
+        opened.record(np.arange(5), np.ones(5), np.ones(5), step=0)
+        opened.update(np.arange(5, 9), weight=np.zeros(4), step=0)
+    skipped = answers(build(store)["runs"][0])["Was anything skipped?"]
+    assert skipped["answer"] == "Not known"
+    assert "4 were drawn and never chosen" in skipped["detail"]
+    # The texts of other samples: it says that they are not there.
+    value = build(store, options=Options(data=shards))
+    assert any("9 of the 9 samples" in note for note in value["notes"])
+    assert value["samples"]["columns"]["text"] == [None] * 9
+
+
+def test_a_shortened_journal(tmp_path: Path) -> None:
+    train(tmp_path / "store", np.arange(200), names=False)
+    with WeightStore(tmp_path / "store") as store:
+        state = store.state_dict()
+        store.record(np.arange(200), np.ones(200), np.ones(200), step=77)
+        store.compact(state)
+    value = build(tmp_path / "store")
+    assert any("charts begin at step 77" in note for note in value["notes"])
+    assert value["runs"][0]["facts"]["visits"] == 799
+
+
+def test_a_damaged_journal_is_said(tmp_path: Path) -> None:
+    train(tmp_path / "store", np.arange(2000), epochs=4)
+    file = next((tmp_path / "store" / "journal").glob("*.arrow"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    value = build(tmp_path / "store")
+    broken = answers(value["runs"][0])["Was anything broken?"]
+    assert "a damaged journal" in broken["answer"]
+    assert broken["level"] == "look"
+    assert 0 < sum(line is not None for line in value["runs"][0]["steps"]["loss"]) < 40
+    page(value)
+
+
+def test_samples_are_drawn_from_many(tmp_path: Path) -> None:
+    ids = np.arange(5000)
+    train(tmp_path / "store", ids, epochs=1, batch=500)
+    value = build(tmp_path / "store", options=Options(samples=1200, tracked=1000))
+    assert any("drawn at random" in note and "of the 5,000 samples" in note for note in value["notes"])
+    assert len(value["samples"]["columns"]["id"]) == 1200
+    assert value["runs"][0]["facts"]["samples"] == 5000
+    # The highest last weights are among them, whatever was drawn.
+    with WeightStore(tmp_path / "store", mode="r") as store:
+        last = store.get(ids)["weight"]
+    assert set(np.argsort(-last, kind="stable")[:100].tolist()) == set(listed(value, "up"))
+
+
+@pytest.mark.parametrize("form", ["jsonl", "txt", "parquet"])
+def test_texts_of_a_file_by_row(tmp_path: Path, form: str) -> None:
+    some = texts(40)
+    train(tmp_path / "store", np.arange(40))
+    manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
+    manifest["fingerprint"] = {"kind": "torch-map", "name": "list", "size": 40, "shards": {}}
+    (tmp_path / "store" / "manifest.json").write_text(json.dumps(manifest))
+    data = tmp_path / f"data.{form}"
+    if form == "parquet":
+        data = next(write_shards(tmp_path, some).glob("*.parquet"))
+    elif form == "jsonl":
+        data.write_text("".join(json.dumps({"body": text}) + "\n" for text in some))
+    else:
+        data.write_text("\n".join(some))
+    value = build(tmp_path / "store", options=Options(data=data, text="body" if form == "jsonl" else "text"))
+    columns = value["samples"]["columns"]
+    assert {int(key): text for key, text in zip(columns["id"], columns["text"], strict=True)} == dict(enumerate(some))
+    assert answers(value["runs"][0])["Are there repeats?"]["answer"] == "25% of the texts repeat another"
+
+
+def test_stores_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(StoreError):
+        build(tmp_path / "missing")
+    with pytest.raises(StoreError, match="directory"):
+        build("redis://localhost/0")
+    train(tmp_path / "store", np.arange(30))
+    manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
+    (tmp_path / "store" / "manifest.json").write_text(json.dumps({**manifest, "version": 99}))
+    with pytest.raises(StoreMismatchError, match="version 99"):
+        build(tmp_path / "store")
