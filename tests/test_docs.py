@@ -1,0 +1,121 @@
+"""The code of the documentation runs, its error messages exist, its figures are those of the benchmarks."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import re
+import shlex
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import page_scenes
+import pytest
+from pages import ROOT, Block, blocks, commands, pages, sides
+
+from weighted_stream.cli import main
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+class Reader:
+    """Somebody who types a page into one session, in a folder of its own."""
+
+    def __init__(self, page: Path, folder: Path) -> None:
+        self.page, self.folder = page, folder
+        self.names: dict[str, Any] = {"__name__": "__main__"}
+
+    def read(self, block: Block) -> None:
+        """Do what the block says."""
+        if any(find_spec(name) is None for name in needed(block)):
+            return
+        for name in re.split(r",\s*", block.remarks.get("setup", "")):
+            if name:
+                self.names |= getattr(page_scenes, name)(self.folder)
+        if "not run" in block.remarks:
+            return
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), self._expecting(block.remarks.get("raises")):
+            if block.language == "python":
+                self._run(block.text, block.line)
+            elif block.language == "diff":
+                before, after = sides(block.text)
+                compile(before, name_of(self.page), "exec")
+                self._run(after, block.line)
+            elif block.language == "sh":
+                for command in commands(block.text):
+                    program, *arguments = shlex.split(command)
+                    assert program == "weighted-stream", f"who is to run {program!r}?"
+                    assert main(arguments) == 0, command
+        if block.prints is not None:
+            check_output(block.prints, printed.getvalue())
+
+    def _run(self, text: str, line: int) -> None:
+        exec(compile("\n" * (line - 1) + text, str(self.page), "exec"), self.names)
+
+    @staticmethod
+    def _expecting(error: str | None) -> contextlib.AbstractContextManager[Any]:
+        if error is None:
+            return contextlib.nullcontext()
+        import weighted_stream
+
+        return pytest.raises(getattr(weighted_stream, error))
+
+
+def needed(block: Block) -> list[str]:
+    return re.split(r",\s*", block.remarks["needs"]) if "needs" in block.remarks else []
+
+
+def check_output(expected: str, printed: str) -> None:
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    same = doctest.OutputChecker().check_output(expected, printed, options)
+    assert same, f"printed:\n{printed}\nexpected:\n{expected}"
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    reader = Reader(page, tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A weight of", RuntimeWarning)  # of LinUpper's theory, at r = 0.4
+        for block in blocks(page.read_text()):
+            if needed(block):  # frameworks warn of much
+                warnings.simplefilter("ignore")
+            reader.read(block)
+
+
+def test_every_block_says_what_it_is() -> None:
+    known = {"python", "sh", "diff", "json", ""}
+    for page in pages():
+        for block in blocks(page.read_text()):
+            assert block.language in known, f"{name_of(page)}:{block.line}"
+
+
+def test_targets_of_make_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in pages():
+        text = page.read_text()
+        told = re.findall(r"`make ([\w-]+)", text) + re.findall(r"^make ([\w-]+)", text, re.MULTILINE)
+        assert set(told) <= targets, name_of(page)
+
+
+def test_a_page_that_prints_something_else_is_found(tmp_path: Path) -> None:
+    page = "```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n"
+    (block,) = blocks(page)
+    with pytest.raises(AssertionError, match="printed:"):
+        Reader(ROOT / "README.md", tmp_path).read(block)
+
+
+def test_a_page_that_fails_is_found_by_its_line(tmp_path: Path) -> None:
+    (block,) = blocks("# A page\n\n```diff\n-1 +\n+ 1\n```\n")
+    with pytest.raises(SyntaxError):
+        Reader(ROOT / "README.md", tmp_path).read(block)
+    (block,) = blocks("# A page\n\n```python\nraise KeyError\n```\n")
+    with pytest.raises(KeyError) as error:
+        Reader(ROOT / "README.md", tmp_path).read(block)
+    assert error.traceback[-1].lineno == 3  # from 0
