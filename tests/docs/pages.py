@@ -1,7 +1,7 @@
 """Pages of documentation as what can be run: fenced blocks in their order, with the remarks above them.
 
 A remark is an HTML comment, which readers do not see: ``<!-- setup: texts -->`` (what a page needs that it does not
-make: a function of `page_scenes`), ``<!-- needs: composer -->`` (the next block is left out where the package is missing),
+make: a function of `page_scenes`), ``<!-- needs: composer -->`` (the block is left out where the package is missing),
 ``<!-- raises: WindowError -->``, ``<!-- not run: why -->``. A ``text`` block is what the block before it prints.
 """
 
