@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import doctest
 import io
@@ -14,9 +15,12 @@ from typing import Any
 
 import page_scenes
 import pytest
+from optional import NEEDS
 from pages import ROOT, Block, blocks, commands, pages, sides
 from shared_servers import BINARY
 
+import weighted_stream
+from benchmarks import results_page
 from weighted_stream.cli import main
 
 
@@ -64,8 +68,6 @@ class Reader:
     def _expecting(error: str | None) -> contextlib.AbstractContextManager[Any]:
         if error is None:
             return contextlib.nullcontext()
-        import weighted_stream
-
         return pytest.raises(getattr(weighted_stream, error))
 
 
@@ -125,3 +127,40 @@ def test_a_page_that_fails_is_found_by_its_line(tmp_path: Path) -> None:
     with pytest.raises(KeyError) as error:
         Reader(ROOT / "README.md", tmp_path).read(block)
     assert error.traceback[-1].lineno == 3  # from 0
+
+
+def texts_of_the_package() -> set[str]:
+    """Every piece of text in the source, with … for what is put in."""
+    found = set()
+    for file in (ROOT / "weighted_stream").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.add("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+def is_said(message: str, texts: set[str]) -> bool:
+    pattern = re.compile(".*?".join(map(re.escape, message.split("…"))))
+    return any(pattern.search(text) for text in texts)
+
+
+def test_errors_of_the_documentation_are_in_the_source() -> None:
+    page = (ROOT / "docs" / "guide" / "troubleshooting.md").read_text()
+    messages = re.findall(r"^### `(.+)`$", page, re.MULTILINE)
+    assert len(messages) == len(re.findall("^### ", page, re.MULTILINE)) > 30
+    texts = texts_of_the_package()
+    assert [message for message in messages if not is_said(message, texts)] == []
+    assert not is_said("The store in … has a reader already.", texts)
+
+
+def test_every_public_name_is_documented() -> None:
+    told = set()
+    for page in (ROOT / "docs").rglob("*.md"):
+        told |= set(re.findall(r"^::: weighted_stream\.(\w+)$", page.read_text(), re.MULTILINE))
+    assert set(weighted_stream.__all__) | set(NEEDS) == told | {"__version__"}
+
+
+def test_figures_are_those_of_the_benchmarks() -> None:
+    assert [name_of(page) for page in results_page.stale()] == [], "make results"
