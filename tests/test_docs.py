@@ -85,6 +85,7 @@ def check_output(expected: str, printed: str) -> None:
     assert same, f"printed:\n{printed}\nexpected:\n{expected}"
 
 
+@pytest.mark.timeout(600)  # a framework is imported in some minutes where the machine is busy
 @pytest.mark.parametrize("page", pages(), ids=name_of)
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
