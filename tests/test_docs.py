@@ -165,3 +165,31 @@ def test_every_public_name_is_documented() -> None:
 
 def test_figures_are_those_of_the_benchmarks() -> None:
     assert [name_of(page) for page in results_page.stale()] == [], "make results"
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as GitHub and the site have it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def broken_links(page: Path) -> list[str]:
+    found = []
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", prose)):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        headings = (
+            re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE) if file.suffix == ".md" and file.exists() else []
+        )
+        if not file.exists() or (anchor and anchor not in map(slug, headings)):
+            found.append(target)
+    return found
+
+
+def test_links_lead_somewhere(tmp_path: Path) -> None:
+    for page in pages():
+        assert broken_links(page) == [], name_of(page)
+    (tmp_path / "page.md").write_text("# A b\n[x](other.md) [y](#a-b) [z](#c) [w](page.md#a-b)\n")
+    assert broken_links(tmp_path / "page.md") == ["other.md", "#c"]
