@@ -7,6 +7,10 @@
 #   make check        ruff and mypy --strict
 #   make soak         what takes hours: MINUTES=120 of training with restarts and kills, the long proofs (SEED=…)
 #   make bench        the benchmarks (set WEIGHTED_STREAM_DATA to the folder of the real data sets, if you have it)
+#   make results      docs/results.md and the figures in other pages, from the published results
+#   make docs         the documentation as a site, build/site/index.html
+#   make package      build wheel and sdist, and use the wheel in an environment without the source
+#   make package-slow the same in an environment that has nothing else; every extra is resolved (minutes, gigabytes)
 
 PYTHON ?= python3
 PYTHON_NEWEST ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
@@ -20,7 +24,7 @@ PYTEST ?=
 EVERYTHING := .venv/.ready
 NEWEST := .venv-newest/.ready
 
-.PHONY: demo test test-newest check soak bench clean
+.PHONY: demo test test-newest check soak bench results docs package package-slow clean
 
 demo: $(EVERYTHING)
 	.venv/bin/weighted-stream demo $(DEMO)
@@ -42,8 +46,20 @@ soak: $(EVERYTHING)
 bench: $(EVERYTHING)
 	.venv/bin/python -m benchmarks
 
+results: $(EVERYTHING)
+	.venv/bin/python -m benchmarks.results_page
+
+docs: $(EVERYTHING)
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
+package: $(EVERYTHING)
+	.venv/bin/python -m tools.check_package
+
+package-slow: $(EVERYTHING)
+	.venv/bin/python -m tools.check_package --slow
+
 clean:
-	rm -rf .venv .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis runs
+	rm -rf build dist .venv .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis runs
 
 $(EVERYTHING): pyproject.toml constraints/everything.txt
 	$(PYTHON) -m venv .venv

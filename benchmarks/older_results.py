@@ -1,0 +1,264 @@
+"""Tables of published results that were saved without any: one function a benchmark, which its name finds.
+
+Newer results bring their tables along; when a benchmark has been run again, its function here has nothing to do.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> dict[str, Any]:
+    """As newer results have them; a column is its name, with its unit behind a comma."""
+    named = [column.partition(", ") for column in columns]
+    heads = [{"name": name, "unit": unit} for name, _, unit in named]
+    return {"title": title, "columns": heads, "rows": [list(row) for row in rows], "note": note}
+
+
+def steps(values: Sequence[int | None]) -> str:
+    """Steps seed by seed, each number once if they agree."""
+    if all(value is None for value in values):
+        return "never"
+    if len(set(values)) == 1:
+        return f"{values[0]} each"
+    return ", ".join("never" if value is None else str(value) for value in values)
+
+
+def loader_overhead(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    keys = ["format", "workers", "epoch", "wrapped/s", "bare/s", "ratio"]
+    loaders = table(
+        "Loaders, wrapped over bare",
+        ["format", "workers", "epoch", "wrapped, samples/s", "bare, samples/s", "ratio"],
+        [[row[key] for key in keys] for row in kept["loaders"]],
+        "Median (range) of pairs. Cold: the first epoch, the start of the workers included; warm: a later one.",
+    )
+    side = table(
+        "The trainer's side of a batch of 64, LinUpper",
+        ["what", "median (range), µs or a ratio"],
+        list(kept["trainer"].items()),
+        "Ours: the product with a Weight, strategy and store included. By hand: the formula alone.",
+    )
+    return [loaders, side]
+
+
+def noisy_labels(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = [
+        [name, *(statistics.median(run[key]) for key in ("end", "picked", "weight on wrong labels"))]
+        for name, run in kept["accuracy"].items()
+    ]
+    return [
+        table(
+            f"Test accuracy on digits, 40% of the labels drawn at random, median of {kept['seeds']} seeds",
+            ["weights", "at the end", "picked", "share of the weight on changed labels"],
+            rows,
+            f"After {kept['epochs']} epochs; picked: the epoch that is best on clean rows.",
+        )
+    ]
+
+
+def rank_overhead(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = [
+        [f"{ranks} ranks" if ranks != "1" else "1 rank", way, *(f[key] for key in ("ours_ms", "plain_ms", "ratio"))]
+        for ranks, ways in kept["ranks"].items()
+        for way, f in ways.items()
+    ]
+    title = f"A step of {kept['batch']} samples a rank under DistributedDataParallel, gloo"
+    return [table(title, ["ranks", "weights", "step, ms", "plain step, ms", "ratio"], rows, "Median (range) of pairs.")]
+
+
+def redundant_stream(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for share in (0.5, 0.0):
+        rows = kept[f"repeats {share}"]
+        found.append(
+            table(
+                f"Loss on diverse text, {share:.0%} of the stream repeats of 64 documents",
+                ["weights", "loss", "sd", "below uniform, seeds", "effective sample size"],
+                [
+                    [
+                        row["weights"],
+                        f"{row['mean']:.3f}",
+                        f"{row['sd']:.3f}",
+                        "" if row["weights"] == "uniform" else f"{row['below']} of {len(row['losses'])}",
+                        f"{row['ess']:.2f}",
+                    ]
+                    for row in rows
+                ],
+                f"A small GPT, {kept['steps']} steps, {len(rows[0]['losses'])} seeds.",
+            )
+        )
+    return found
+
+
+def selection(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for budget in dict.fromkeys(row["budget"] for row in kept["rows"]):
+        for equal in ("steps", "compute"):
+            rows = [row for row in kept["rows"] if (row["budget"], row["equal"]) == (budget, equal)]
+            found.append(
+                table(
+                    f"Choosing {budget:.0%} of the candidates by gradients, equal {equal}",
+                    [
+                        "trains on",
+                        "steps",
+                        "target",
+                        "sd",
+                        "below random, seeds",
+                        "rest",
+                        "chosen of the target's kind",
+                        "passes, 10⁶ tokens",
+                        "processor time, s",
+                    ],
+                    [
+                        [
+                            row["method"],
+                            row["steps"],
+                            f"{row['target']:.3f}",
+                            f"{row['target sd']:.3f}",
+                            "" if row["method"] == "random" else f"{row['below random']} of {len(row['targets'])}",
+                            f"{row['rest']:.3f}",
+                            f"{row['chosen']:.0%}",
+                            f"{row['passes'] / 1e6:.2f}",
+                            f"{row['seconds']:.1f}",
+                        ]
+                        for row in rows
+                    ],
+                )
+            )
+    found[-1]["note"] = (
+        f"On {kept['data']}: loss on held-out maths (the target) and on other text, 16 samples a step, {kept['seeds']} "
+        "seeds; learning rates chosen for each row with another seed on other maths. Equal compute: as many token "
+        "passes as Filter-then-Weight makes in 100 steps, products not counted. `full`: all candidates in one batch."
+    )
+    return found
+
+
+def shared_store(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    keys = ["trainer's side", "shared, µs", "alone, µs", "ratio"]
+    side = table("A batch of 64 with a shared store", keys, [[row[key] for key in keys] for row in kept["trainer"]])
+    rates = list(kept["samples/s"].items())
+    return [side, table(f"{kept['samples']:,} samples over the line", ["", "rate, samples/s"], rates)]
+
+
+def standard_mixture(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = [
+        [
+            row["weights"],
+            f"{row['target']:.3f}",
+            f"{row['sd']:.3f}",
+            "" if row["weights"].startswith("uniform") else f"{row['below uniform']} of {row['seeds']}",
+            steps(row["steps to uniform's"]),
+            f"{row['rest']:.3f}",
+            f"{row['ess']:.2f}",
+            _options(row["setting"]),
+        ]
+        for row in kept["rows"]
+    ]
+    return [
+        table(
+            "A mixture with a target: loss on held-out maths (the target) and on three other kinds of text",
+            [
+                "weights",
+                "target",
+                "sd",
+                "below uniform, seeds",
+                "steps to uniform's final loss",
+                "rest",
+                "effective sample size",
+                "options chosen",
+            ],
+            rows,
+            f"12,800 texts of twelve kinds, an eighth of them maths; the target: 256 other maths texts. A small GPT, "
+            f"{kept['steps']} steps, {kept['rows'][0]['seeds']} seeds; learning rates and temperatures chosen on one "
+            "half of the held-out maths with one seed, reported on the other half.",
+        )
+    ]
+
+
+def _options(setting: Mapping[str, Any]) -> str:
+    """The options of a row of the mixture that its strategy has."""
+    shown = {
+        "uniform": (),
+        "oracle": (),
+        "similarity": ("ess", "score"),
+        "adapt": ("tau", "center"),
+        "bm25": ("tau",),
+        "linupper": ("r",),
+        "product": ("ess", "r"),
+    }
+    names = shown.get(setting["weights"], ())
+    return ", ".join([f"rate × {setting['rate']:g}", *(f"{name}={setting[name]}" for name in names)])
+
+
+def store_ops(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for call in kept["calls"]:
+        times = call["microseconds"]
+        other = next(name for name in times if name not in ("store", "bare"))
+        rows.append([call["what"], call["batch"], times["store"], other, times[other], times["store"] / times[other]])
+    return [
+        table(
+            f"Store operations, a store of {kept['capacity']:,} records",
+            ["call", "ids", "store, µs", "against", "it takes, µs", "ratio"],
+            rows,
+            "Medians. `same work`: NumPy on arrays in memory doing what the call does; `dict + NumPy`: the same behind "
+            "a dict of ids. Ids at random among the warm ones, those used before.",
+        )
+    ]
+
+
+def weighting_models(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    every = kept["rows"]
+    rows = []
+    for name, row in every.items():
+        base = every["twice the width: uniform" if name.startswith("twice") else "uniform"]
+        pairs = list(zip(row["runs"], base["runs"], strict=True))
+        above = "" if base is row else f"{sum(a['end'] > b['end'] for a, b in pairs)} of {len(pairs)}"
+        shares = [
+            None if row[key] is None else f"{row[key]['median']:.0%}" for key in ("share at first", "share at last")
+        ]
+        rows.append(
+            [
+                name,
+                *(f"{row['end'][key]:.3f}" for key in ("median", "low")),
+                above,
+                f"{row['picked']['median']:.3f}",
+                *shares,
+            ]
+        )
+    return [
+        table(
+            f"Wrong labels, and 100 clean rows to go by: test accuracy on digits, median of {kept['seeds']} seeds",
+            [
+                "weights",
+                "at the end",
+                "the worst seed",
+                "above uniform, seeds",
+                "picked",
+                "weight on drawn labels, first steps",
+                "last steps",
+            ],
+            rows,
+            f"40% of the labels drawn at random, {kept['steps']:,} steps; methods that choose take 32 of 128; options "
+            "chosen with other seeds. Picked: the step that is best on 100 other clean rows. Frozen: the weighting "
+            "model learned beside the narrow model, used as it is.",
+        )
+    ]
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], list[dict[str, Any]]]] = {
+    f.__name__: f
+    for f in (
+        loader_overhead,
+        noisy_labels,
+        rank_overhead,
+        redundant_stream,
+        selection,
+        shared_store,
+        standard_mixture,
+        store_ops,
+        weighting_models,
+    )
+}
