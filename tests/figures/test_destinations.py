@@ -7,7 +7,7 @@ import re
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -114,7 +114,7 @@ class Module(threading.local):
     """What MLflow does: the active run is that of the thread, names are checked, and have to be plain paths."""
 
     active: Any = None
-    logged: list[tuple[str, int, dict[str, float]]] = []
+    logged: ClassVar[list[tuple[str, int, dict[str, float]]]] = []
 
     def active_run(self) -> Any:
         return self.active
