@@ -7,7 +7,7 @@ import re
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    mlflow.set_tracking_uri(tmp_path.as_uri())
+    mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
     with pytest.raises(StrategyError, match="no run of MLflow"):
         train(mlflow)
     for to in (mlflow, mlflow.log_metrics):
@@ -114,7 +114,7 @@ class Module(threading.local):
     """What MLflow does: the active run is that of the thread, names are checked, and have to be plain paths."""
 
     active: Any = None
-    logged: list[tuple[str, int, dict[str, float]]] = []
+    logged: ClassVar[list[tuple[str, int, dict[str, float]]]] = []
 
     def active_run(self) -> Any:
         return self.active
