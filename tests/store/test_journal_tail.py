@@ -38,7 +38,7 @@ def test_each_entry_once(tmp_path: Path) -> None:
 
 def test_over_many_files_the_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_tail, "MOST_ENTRIES", 10)
-    with WeightStore(tmp_path, journal_bytes=1 << 20) as store:
+    with WeightStore(tmp_path, journal_bytes=16 << 20) as store:
         tail = JournalTail(tmp_path / JOURNAL)
         for number in range(30):
             store.update(np.arange(4000) + number, loss=np.ones(4000), step=number)
