@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.harness import Spread, machine, paired, save, table
-from weighted_stream import LinUpper, ParquetDataset, Uniform, WeightedStream
+from weighted_stream import LinUpper, ParquetDataset, StepLog, Uniform, WeightedStream
 from weighted_stream.strategies.lin_upper import lin_upper
 
 CHARACTERS = 940
@@ -139,6 +139,9 @@ def trainer_side(repeats: int = 21, batches: int = 400) -> dict[str, Spread]:
         WeightedStream(data, LinUpper(r=1.0), store=f"{folder}/store") as kept,
     ):
         journal_us, _, more = paired(lambda: product(kept), ours, repeats)
+    with tempfile.TemporaryDirectory() as folder, WeightedStream(data, LinUpper(r=1.0)) as logged:
+        StepLog(logged, f"{folder}/log.jsonl", every=10)
+        logged_us, _, logging = paired(lambda: product(logged), ours, repeats)
     return {
         "ours": ours_us,
         "by hand": hand_us,
@@ -146,6 +149,8 @@ def trainer_side(repeats: int = 21, batches: int = 400) -> dict[str, Spread]:
         "losses * 1.0": plain_us,
         "ours, a store on disk with its journal": journal_us,
         "with / without it": more,
+        "ours, a StepLog of JSON lines every 10 batches": logged_us,
+        "with / without the log": logging,
     }
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from shared_servers import SharedServer
 
-from weighted_stream import ParquetDataset, SharedStore, Similarity, WeightedStream, read_scores
+from weighted_stream import ParquetDataset, SharedStore, Similarity, SourceError, WeightedStream, read_scores
 from weighted_stream.cli import main
+from weighted_stream.figures.following_shared import FollowedShared
 from weighted_stream.shards.convert import convert
 from weighted_stream.shards.writing import ShardSize
 from weighted_stream.store.shared_address import PASSWORD
@@ -98,3 +99,25 @@ def test_a_store_that_cannot_be_reached(shards: Path, capsys: pytest.CaptureFixt
     error = capsys.readouterr().err
     assert "no address of a shared store" in error
     assert "secret" not in error
+
+
+def test_a_shared_store_is_followed(server: SharedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"redis://127.0.0.1:{server.port}"
+    with SharedStore(url, name="corpus", every=0.02) as store:
+        store.update(range(20), loss=np.arange(20.0), weight=np.ones(20), step=6)
+        store.update([30], similarity=[0.5])
+        store.flush()
+        followed = FollowedShared(url, "corpus")
+        sight = followed.look()
+        assert (sight.steps, sight.stats["samples"], sight.stats["visits"], sight.stats["unscored"]) == (7, 21, 20, 20)
+        assert (sight.stats["ess"], sight.losses, len(sight.deciles)) == (1.0, [9.5], 10)
+        store.update([1], loss=[3.0], weight=[3.0], step=7)
+        store.flush()
+        again = followed.look()
+        assert (again.steps, again.stats["visits"]) == (8, 21)
+        assert again.stats["ess"] < 1.0
+        followed.close()
+    empty = FollowedShared(url, "nothing")
+    with pytest.raises(SourceError, match="nothing is in it"):
+        empty.look()
+    empty.close()
