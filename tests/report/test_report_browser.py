@@ -93,7 +93,7 @@ def test_search_filter_and_sort_by_keyboard(chromium: Any, one: Path) -> None:
         keyboard.press("/")
         assert tab.evaluate("document.activeElement.id") == "search"
         keyboard.type("TEXT 12 words")
-        assert {text.split()[1] for text in page.shown()} == {"12", *(str(n) for n in range(120, 130))}
+        assert {text.split()[1] for text in page.shown()} == {str(n) for n in range(225) if "12" in str(n)}
         assert "samples are shown" in tab.inner_text("#status")
         keyboard.press("Control+A")
         keyboard.type("nothing like it")
