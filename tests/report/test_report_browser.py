@@ -99,7 +99,7 @@ def test_search_filter_and_sort_by_keyboard(chromium: Any, one: Path) -> None:
         keyboard.type("nothing like it")
         assert page.shown() == []
         assert tab.inner_text("#status") == "No sample fits."
-        tab.focus("#reset")
+        tab.focus("#clear")
         keyboard.press("Enter")
         tab.wait_for_selector("#body tr")
         weights = page.column("mean weight")
