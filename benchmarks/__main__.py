@@ -18,6 +18,7 @@ BENCHMARKS = (
     "store_ops",
     "shared_store",
     "scoring",
+    "report_page",
     "noisy_labels",
     "redundant_stream",
     "standard_mixture",

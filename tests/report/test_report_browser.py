@@ -93,13 +93,13 @@ def test_search_filter_and_sort_by_keyboard(chromium: Any, one: Path) -> None:
         keyboard.press("/")
         assert tab.evaluate("document.activeElement.id") == "search"
         keyboard.type("TEXT 12 words")
-        assert {text.split()[1] for text in page.shown()} == {"12", *(str(n) for n in range(120, 130))}
+        assert {text.split()[1] for text in page.shown()} == {str(n) for n in range(225) if "12" in str(n)}
         assert "samples are shown" in tab.inner_text("#status")
         keyboard.press("Control+A")
         keyboard.type("nothing like it")
         assert page.shown() == []
         assert tab.inner_text("#status") == "No sample fits."
-        tab.focus("#reset")
+        tab.focus("#clear")
         keyboard.press("Enter")
         tab.wait_for_selector("#body tr")
         weights = page.column("mean weight")
