@@ -108,9 +108,7 @@ def preferred(what: str, parts: Parts, missing: str) -> Finding:
     downs = [row for row in order[:-3:-1].tolist() if mean[row] < 1 and row not in ups] or [least]
     detail = f"Most: {'; '.join(map(named, ups))}. Least: {'; '.join(map(named, downs))}."
     if mean[most] < ALIKE and mean[least] > 1 / ALIKE:
-        detail = (
-            f"Their mean weights lie between ×{mean[least]:.2f} and ×{mean[most]:.2f}, over {len(order):,} of them."
-        )
+        detail = f"The mean weights of {len(order):,} lie between ×{mean[least]:.2f} and ×{mean[most]:.2f} that of all."
         return Finding(question, "All alike", detail)
     answer = f"{visible(parts.names[most], 40)} most (×{mean[most]:.2f}), {visible(parts.names[least], 40)} least "
     return Finding(question, f"{answer}(×{mean[least]:.2f})", detail)
@@ -173,9 +171,8 @@ def covered(run: Run) -> Finding:
         parts.append(
             f"With {visits:,.0f} visits, {visits / (total or 1):.1f} passes, more of them could have been seen."
         )
-    parts.append(
-        "Shards left out by on_bad_shard are not written down by themselves; one shows here as never trained on."
-    )
+    if total is None or missing:
+        parts.append("What on_bad_shard left out is not written down as such; it is among what was never trained on.")
     if total is None:
         answer = "Not known"
     elif not missing:
