@@ -162,6 +162,7 @@ ROWS: dict[str, Row] = {
     "uniform": Row(uniform, quick=True),
     "LinUpper(r=1)": Row(lambda b: LinUpper(r=1.0), quick=True),
     "LinUpper(r=0.4)": Row(lambda b: LinUpper(r=0.4), quick=True),
+    "LinUpper(r=0.4), running window": Row(lambda b: LinUpper(r=0.4, window="running")),
     "LinUpper(r=0.4), shuffled": Row(lambda b: Shuffled(LinUpper(r=0.4), seed=b.seed)),
     "LinUpper(r=0.4), frozen": Row(lambda b: Frozen(), after="LinUpper(r=0.4)"),
     "Quadratic(r=1)": Row(lambda b: Quadratic(r=1.0)),
