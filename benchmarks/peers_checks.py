@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
@@ -182,31 +183,55 @@ def attribution() -> dict[str, Findings]:
     return {what: found}
 
 
-def low_precision() -> dict[str, Findings]:
-    """Losses in bfloat16, on ranks (of which there is one here): where they are remembered; 640 ids."""
-    what = "samples whose bfloat16 loss is remembered under another id, torch.distributed in use"
-    found = {OURS: _remembered_by_us()}
+def precision() -> dict[str, Findings]:
+    """Where losses are remembered on ranks (of which there is one here): in bfloat16, and with ids beyond 2^24."""
+    found = {
+        "64 losses in bfloat16, torch.distributed in use: remembered elsewhere": {OURS: _remembered_by_us(0)},
+        "64 losses of ids around 2^24, torch.distributed in use: remembered elsewhere": {
+            OURS: _remembered_by_us(2**24)
+        },
+    }
     if info_batch() is not None:
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
-            torch.distributed.init_process_group("gloo", f"file://{folder}/r", rank=0, world_size=1)
+            torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=0, world_size=1)
             try:
-                data = info_batch()(list(range(ROWS)), 10**6)
-                ids = torch.arange(ROWS)
-                data.set_active_indices(ids)
-                data.update(torch.zeros(ROWS, dtype=torch.bfloat16))
+                cases = ((300, torch.bfloat16), (2**24, torch.float32))
+                for by, case in zip(found.values(), cases, strict=True):
+                    by[INFOBATCH] = _remembered_by_them(*case)
             finally:
                 torch.distributed.destroy_process_group()
-        found[INFOBATCH] = f"{int((data.scores != 0).sum())} of {ROWS}"
-    return {what: found}
+    return found
 
 
-def _remembered_by_us() -> str:
-    stream = WeightedStream(list(range(ROWS)), Uniform())
-    for values, weight in stream.loader(batch_size=BATCH):
-        torch.zeros(len(values), dtype=torch.bfloat16) * weight
-    return f"{int((stream.store.get(np.arange(ROWS))['last_loss'] != 0).sum())} of {ROWS}"
+def _remembered_by_them(middle: int, dtype: torch.dtype) -> str:
+    ids = torch.arange(middle - 32, middle + 32)
+    data = info_batch()(range(middle + 64), 10**6)
+    data.set_active_indices(ids)
+    try:
+        data.update(torch.zeros(64, dtype=dtype))
+    except RuntimeError:
+        return "RuntimeError"
+    return f"{int((data.scores[ids] != 0).sum())} of 64"
+
+
+def _remembered_by_us(first: int) -> str:
+    """Losses of zero; in bfloat16."""
+    data = [(first + 300 + n, 0.0) for n in range(64)]
+    stream = WeightedStream(IterableOf(data), Uniform(), id_fn=lambda sample: sample[0])
+    for (_, values), weight in stream.loader(batch_size=BATCH):
+        values.to(torch.bfloat16) * weight
+    ids = [number for number, _ in data]
+    return f"{int((stream.store.get(ids)['last_loss'] != 0).sum())} of 64"
+
+
+class IterableOf(torch.utils.data.IterableDataset[Any]):
+    """Samples one after the other."""
+
+    def __init__(self, samples: list[Any]) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.samples)
 
 
 def epoch_ends() -> dict[str, Findings]:
@@ -315,7 +340,7 @@ CHECKS = (
     anchors,
     options,
     attribution,
-    low_precision,
+    precision,
     epoch_ends,
     pickles,
     goes_on,

@@ -16,7 +16,7 @@ from weighted_stream import InfoBatch, LinUpper, Uniform, WeightedStream
 from weighted_stream.demo.model import GPT, GPTConfig
 
 BATCH, ROWS = 64, 2048
-SMALL = GPTConfig()
+SMALL = GPTConfig(context=32, width=64, heads=2)
 
 Step = Callable[[], Any]
 
