@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import peers_loops, peers_trainers
+from benchmarks import peers_checks, peers_loops, peers_memory, peers_trainers
 from benchmarks.harness import Table, add_form_argument, machine, paired, save
 from benchmarks.method_cost import milliseconds
-from benchmarks.peers_checks import LIBRARIES, findings
+from benchmarks.peers_checks import LIBRARIES, Findings
 from benchmarks.peers_found import data_flex, info_batch, missing
 
 BATCH = 16
@@ -59,6 +59,12 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{tables[-1]}", flush=True)
     kept = {"device": options.device, "versions": versions(), "left out": left_out, "found": found}
     save("peers" if options.device == "cpu" else f"peers_{options.device}", kept, tables)
+
+
+def findings() -> dict[str, Findings]:
+    """All small experiments: by what is looked at, what each library does."""
+    checks = (*peers_checks.CHECKS, *peers_memory.CHECKS)
+    return {what: found for check in checks for what, found in check().items()}
 
 
 def versions() -> dict[str, str]:

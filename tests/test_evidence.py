@@ -266,7 +266,7 @@ def test_a_window_over_the_batch_says_nothing_in_batches_of_one(tiny: Any) -> No
 
 
 def test_what_holds_of_ours_beside_the_peers() -> None:
-    from benchmarks.peers_checks import findings
+    from benchmarks.peers import findings
 
     found = {what: by["weighted_stream"] for what, by in findings().items()}
     errors = [float(value) for what, value in found.items() if "largest error" in what]
@@ -283,7 +283,8 @@ def test_what_holds_of_ours_beside_the_peers() -> None:
 
 
 def test_what_breaks_by_hand_and_by_drawing() -> None:
-    from benchmarks.peers_checks import micro_batches, sampling
+    from benchmarks.peers_checks import micro_batches
+    from benchmarks.peers_memory import sampling
 
     by_hand = [float(by["by hand"]) for by in micro_batches().values()]
     assert by_hand[0] < 1e-6
