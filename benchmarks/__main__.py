@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, arguments in wanted(options):
         print(f"\n=== {' '.join([name, *arguments])}", flush=True)
         began = time.perf_counter()
-        status = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], check=False).returncode
+        status = start(name, arguments)
         outcome = {0: "", LEFT_OUT: "left out"}.get(status, "FAILED")
         failed += [name] if outcome == "FAILED" else []
         rows.append([name, " ".join(arguments), f"{time.perf_counter() - began:.0f}", outcome])
@@ -58,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failed:
         print(f"\nnot run to the end: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def start(name: str, arguments: Sequence[str]) -> int:
+    """Run one in a process of its own; its exit status."""
+    return subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], check=False).returncode
 
 
 def wanted(options: argparse.Namespace) -> Iterator[tuple[str, tuple[str, ...]]]:

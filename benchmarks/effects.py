@@ -87,6 +87,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         model=options.model,
         device=options.device,
         before=options.fine_tune,
+        evaluations=10 if options.quick else 20,
         data=options.data,
     )
     results: Results = {}

@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
                 continue
             for workers in (0, 2):
                 for warm in (False, True):
-                    ours, bare, ratio = compare(make, count, workers, warm, 5 if quick else None)
+                    ours, bare, ratio = compare(make, count, workers, warm, 3 if quick else None)
                     rows.append([name, workers, "warm" if warm else "cold", ours, bare, ratio, wanted])
                     print(*rows[-1], sep="  ", flush=True)
     headings = ["format", "workers", "epoch", "wrapped/s", "bare/s", "ratio", "wanted"]

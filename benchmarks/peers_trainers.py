@@ -124,7 +124,7 @@ WAYS: dict[str, Callable[..., Any]] = {
 
 def step_time(make: Callable[..., Any], steps: int, batch: int, parts: int, device: str) -> float:
     """Milliseconds of the median step of a training of ``steps`` steps, loader included; the first is not counted."""
-    from transformers import TrainerCallback, default_data_collator
+    from transformers import PrinterCallback, TrainerCallback, default_data_collator
 
     times: list[float] = []
 
@@ -142,6 +142,7 @@ def step_time(make: Callable[..., Any], steps: int, batch: int, parts: int, devi
             small_model(), args=given, train_dataset=rows(), data_collator=default_data_collator, callbacks=[Clock()]
         )
         trainer, around = made if isinstance(made, tuple) else (made, contextlib.nullcontext())
+        trainer.remove_callback(PrinterCallback)
         with around:
             trainer.train()
     between = [b - a for a, b in pairwise(times)]

@@ -50,6 +50,7 @@ METHODS = {
     "Filter-then-Weight, head only": Setting("ftw", layers="head"),
     "full": Setting("full"),
 }
+QUICK = ("random", "Filter-then-Weight, head only")
 COSTLIEST = "Filter-then-Weight"
 
 Results = dict[tuple[Setting, int, int], dict[str, Any]]
@@ -128,6 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     options.seeds = options.seeds or (1 if options.quick else 5)
     options.steps = options.steps or (30 if options.quick else 100)
+    options.only = options.only or (list(QUICK) if options.quick else None)
     options.budgets = options.budgets or ([0.25] if options.quick else [0.05, 0.1, 0.25])
     print(machine())
     where = "the standard mixture" if has_mixture(options.data) else "the text of the installed packages"

@@ -30,22 +30,22 @@ def test_results_go_where_the_user_says(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv(harness.FOLDER, "")
     calls: list[list[str]] = []
 
-    def run(command: list[str], check: bool) -> Any:
-        calls.append(command)
-        if command[2] == "benchmarks.scale":
+    def start(name: str, arguments: tuple[str, ...]) -> int:
+        calls.append([name, *arguments])
+        if name == "scale":
             harness.save("scale", {}, [harness.Table("Of scale", [("n", "")], [[1]])])
-        return SimpleNamespace(returncode={"benchmarks.scoring": harness.LEFT_OUT}.get(command[2], 0))
+        return harness.LEFT_OUT if name == "scoring" else 0
 
-    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr("benchmarks.__main__.start", start)
     assert main(["scale", "scoring", "--results", str(tmp_path / "mine")]) == 0
-    assert [command[2:] for command in calls] == [["benchmarks.scale", "--quick"], ["benchmarks.scoring", "--quick"]]
+    assert calls == [["scale", "--quick"], ["scoring", "--quick"]]
     assert "**Of scale**" in (tmp_path / "mine" / "tables.md").read_text()
     calls.clear()
     assert main(["method_cost", "--gpu", "--part", "1", "--results", str(tmp_path)]) == 0
-    assert calls[0][3:] == ["--device", "cuda", "--sizes", "124M"]
+    assert calls == [["method_cost", "--device", "cuda", "--sizes", "124M"]]
     calls.clear()
     assert main(["scale", "--full", "--results", str(tmp_path)]) == 0
-    assert calls[0][2:] == ["benchmarks.scale"]
+    assert calls == [["scale"]]
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def tiny(corpus: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(effects_streams.STREAMS, "packages", corpus)
     monkeypatch.setitem(effects_streams.STREAMS, "redundant", corpus)
     effects_streams.tokens.cache_clear()
-    yield effects_runs.Task("uniform", 0, size=128, steps=4, rate=1e-2, batch=8, model="tiny", evaluations=2)
+    yield effects_runs.Task("uniform", 0, size=64, steps=8, rate=1e-2, batch=16, model="tiny", evaluations=2)
     effects_streams.tokens.cache_clear()
 
 
@@ -189,12 +189,12 @@ def test_every_row_of_the_effects_makes_a_run(tiny: Any) -> None:
     for name in ROWS:
         result = run(replace(tiny, row=name))
         losses[name] = result["losses"]["report"]
-        assert result["curve"]["steps"] == [2, 4], name
+        assert result["curve"]["steps"] == [4, 8], name
         assert len(result["curve"]["report"]) == 2
         assert 1 < losses[name] < 7
     same = {name for name, loss in losses.items() if loss == losses["uniform"]}
-    # The rates of the matched rows are put in by `effects.measure`; one epoch is too short for the last two.
-    assert same <= {"uniform", *(name for name, row in ROWS.items() if row.matched), "InfoBatch", "Kakurenbo"}
+    # The rates of the matched rows are put in by `effects.measure`; nothing is surely learned so soon.
+    assert same <= {"uniform", *(name for name, row in ROWS.items() if row.matched), "Kakurenbo"}
 
 
 def test_a_fine_tune_begins_where_other_text_led(tiny: Any) -> None:
@@ -258,7 +258,7 @@ def test_a_window_over_the_batch_says_nothing_in_batches_of_one(tiny: Any) -> No
     from benchmarks.effects_runs import run
 
     options = SimpleNamespace(batches=[1], seeds=1, samples=16)
-    runs = {(1, way, 0): run(replace(tiny, row=way, batch=1, steps=16)) for way in batch_sizes.WAYS}
+    runs = {(1, way, 0): run(replace(tiny, row=way, batch=1, steps=48)) for way in batch_sizes.WAYS}
     uniform, batch, running = batch_sizes.figures(runs, options)  # type: ignore[arg-type]
     assert uniform["spread of weights"] == batch["spread of weights"] == 0
     assert batch["losses"] == uniform["losses"]
