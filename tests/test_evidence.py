@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,8 @@ import torch
 
 from benchmarks import harness, journal_ops, scale, scale_constants, scale_ranks, store_ops, store_rivals
 from benchmarks.__main__ import listed, main
+from benchmarks.effects_rows import ROWS
+from benchmarks.effects_runs import Task, run
 from benchmarks.plan import BENCHMARKS
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -151,13 +155,14 @@ def corpus() -> Any:
     pytest.importorskip("sklearn")
     from benchmarks.effects_streams import Texts
 
-    rng = np.random.default_rng(0)
     words = {"reference": ["if", "else", "while", "return"], "readme": ["pip", "install", "the", "package"]}
 
-    def texts(kind: str, count: int) -> list[str]:
-        return [" ".join(rng.choice(words[kind], 20)) for _ in range(count)]
-
     def made(folder: Path, seed: int, size: int) -> Texts:
+        rng = np.random.default_rng(seed)
+
+        def texts(kind: str, count: int) -> list[str]:
+            return [" ".join(rng.choice(words[kind], 20)) for _ in range(count)]
+
         kinds = ["reference", "readme", "readme", "readme"] * (size // 4)
         stream = [texts(kind, 1)[0] for kind in kinds]
         stream[-8:] = [stream[3]] * 8
@@ -169,37 +174,38 @@ def corpus() -> Any:
 
 
 @pytest.fixture
-def tiny(corpus: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from benchmarks import effects_runs, effects_streams
+def tiny(corpus: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Task]:
+    from benchmarks import effects_streams
 
     monkeypatch.setitem(effects_streams.STREAMS, "packages", corpus)
     monkeypatch.setitem(effects_streams.STREAMS, "redundant", corpus)
     effects_streams.tokens.cache_clear()
-    yield effects_runs.Task("uniform", 0, size=64, steps=8, rate=1e-2, batch=16, model="tiny", evaluations=2)
+    yield Task("uniform", 0, size=64, steps=8, rate=1e-2, batch=16, model="tiny", evaluations=2)
     effects_streams.tokens.cache_clear()
 
 
-def test_every_row_of_the_effects_makes_a_run(tiny: Any) -> None:
-    from dataclasses import replace
-
-    from benchmarks.effects_rows import ROWS
-    from benchmarks.effects_runs import run
-
-    losses = {}
-    for name in ROWS:
-        result = run(replace(tiny, row=name))
-        losses[name] = result["losses"]["report"]
-        assert result["curve"]["steps"] == [4, 8], name
-        assert len(result["curve"]["report"]) == 2
-        assert 1 < losses[name] < 7
-    same = {name for name, loss in losses.items() if loss == losses["uniform"]}
-    # The rates of the matched rows are put in by `effects.measure`; nothing is surely learned so soon.
-    assert same <= {"uniform", *(name for name, row in ROWS.items() if row.matched), "Kakurenbo"}
+@pytest.fixture(scope="module")
+def uniform_losses() -> dict[str, float]:
+    """Filled by the first of the tests that follow."""
+    return {}
 
 
-def test_a_fine_tune_begins_where_other_text_led(tiny: Any) -> None:
-    from dataclasses import replace
+SAME = ("uniform, learning rate of Adapt", "uniform, learning rate of AdaptBM25", "Kakurenbo")
+"""Rates of matched rows are put in by `effects.measure`; nothing is surely learned so soon."""
 
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "uniform"])
+def test_every_row_of_the_effects_makes_a_run(name: str, tiny: Task, uniform_losses: dict[str, float]) -> None:
+    if not uniform_losses:
+        uniform_losses.update(run(tiny)["losses"])
+    result = run(replace(tiny, row=name))
+    assert result["curve"]["steps"] == [4, 8]
+    assert len(result["curve"]["report"]) == 2
+    assert 1 < result["losses"]["report"] < 7
+    assert (result["losses"] == uniform_losses) == (name in SAME)
+
+
+def test_a_fine_tune_begins_where_other_text_led(tiny: Task) -> None:
     from benchmarks.effects_runs import before, begin, tokens
 
     data = tokens(tiny.stream, tiny.data, 0, tiny.size, 300, 16)
@@ -233,29 +239,26 @@ def test_rows_are_held_against_uniform_seed_by_seed() -> None:
     assert (spread.median, round(spread.high - 2.0, 3)) == (2.0, 2.484)  # 4.303 * 1 / sqrt(3)
 
 
-def test_a_matched_row_trains_at_the_rate_of_the_mean_weight(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matched_row_trains_at_the_rate_of_the_mean_weight(tiny: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from benchmarks import effects
 
     asked: list[tuple[str, float]] = []
 
-    def run(task: Any) -> dict[str, Any]:
+    def pretend(task: Task) -> dict[str, Any]:
         asked.append((task.row, task.rate))
         return result_of([4.0, 3.0], 1.0) | {"mean weight": 0.5, "row": task.row, "seed": 0, "rate": task.rate}
 
-    monkeypatch.setattr(effects, "run", run)
+    monkeypatch.setattr(effects, "run", pretend)
     monkeypatch.setattr(effects, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(1))
     monkeypatch.setattr(effects, "save", lambda *given: None)
     effects.main(["--only", "uniform, learning rate of AdaptBM25", "--steps", "2", "--seeds", "1"])
     assert asked == [("uniform", 1.5e-2), ("AdaptBM25", 1.5e-2), ("uniform, learning rate of AdaptBM25", 0.75e-2)]
 
 
-def test_a_window_over_the_batch_says_nothing_in_batches_of_one(tiny: Any) -> None:
-    from dataclasses import replace
-
+def test_a_window_over_the_batch_says_nothing_in_batches_of_one(tiny: Task) -> None:
     from benchmarks import batch_sizes
-    from benchmarks.effects_runs import run
 
     options = SimpleNamespace(batches=[1], seeds=1, samples=16)
     runs = {(1, way, 0): run(replace(tiny, row=way, batch=1, steps=48)) for way in batch_sizes.WAYS}
