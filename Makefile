@@ -6,7 +6,11 @@
 #   make test-newest  the same tests with the newest torch and transformers, without the two MosaicML packages
 #   make check        ruff and mypy --strict
 #   make soak         what takes hours: MINUTES=120 of training with restarts and kills, the long proofs (SEED=…)
-#   make bench        the benchmarks (set WEIGHTED_STREAM_DATA to the folder of the real data sets, if you have it)
+#   make bench        the benchmarks in their quick form, two cores and 20 minutes: JSON and tables in RESULTS=runs/bench
+#                     (set WEIGHTED_STREAM_DATA to the folder of the real data sets, if you have it)
+#   make bench-gpu    those of a GPU, in parts of 10 minutes
+#   make bench-peers  ours beside DataFlex, InfoBatch and loops by hand, in an environment of its own
+#                     (set WEIGHTED_STREAM_INFOBATCH to a clone of InfoBatch's repository, if you have it)
 #   make results      docs/results.md and the figures in other pages, from the published results
 #   make docs         the documentation as a site, build/site/index.html
 #   make package      build wheel and sdist, and use the wheel in an environment without the source
@@ -20,11 +24,14 @@ SEED ?=
 SOAK ?=
 JOBS ?= 2
 PYTEST ?=
+RESULTS ?= runs/bench
+BENCH ?=
 
 EVERYTHING := .venv/.ready
 NEWEST := .venv-newest/.ready
+PEERS := .venv-peers/.ready
 
-.PHONY: demo test test-newest check soak bench results docs package package-slow clean
+.PHONY: demo test test-newest check soak bench bench-gpu bench-peers results docs package package-slow clean
 
 demo: $(EVERYTHING)
 	.venv/bin/weighted-stream demo $(DEMO)
@@ -44,7 +51,13 @@ soak: $(EVERYTHING)
 	.venv/bin/python -m tools.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(SOAK)
 
 bench: $(EVERYTHING)
-	.venv/bin/python -m benchmarks
+	.venv/bin/python -m benchmarks --results $(RESULTS) $(BENCH)
+
+bench-gpu: $(EVERYTHING)
+	.venv/bin/python -m benchmarks --gpu --results $(RESULTS) $(BENCH)
+
+bench-peers: $(PEERS)
+	.venv-peers/bin/python -m benchmarks peers --full --results $(RESULTS) $(BENCH)
 
 results: $(EVERYTHING)
 	.venv/bin/python -m benchmarks.results_page
@@ -59,7 +72,7 @@ package-slow: $(EVERYTHING)
 	.venv/bin/python -m tools.check_package --slow
 
 clean:
-	rm -rf build dist .venv .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis runs
+	rm -rf build dist .venv .venv-newest .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis runs
 
 $(EVERYTHING): pyproject.toml constraints/everything.txt
 	$(PYTHON) -m venv .venv
@@ -70,4 +83,11 @@ $(NEWEST): pyproject.toml constraints/newest.txt
 	$(PYTHON_NEWEST) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints/newest.txt \
 		-e '.[webdataset,embed,hf,lightning,report,cli,ray,test]'
+	touch $@
+
+$(PEERS): pyproject.toml constraints/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints/peers.txt \
+		-e . torch transformers accelerate
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints/peers.txt dataflex
 	touch $@

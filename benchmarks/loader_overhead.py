@@ -1,12 +1,13 @@
 """What wrapping costs: samples/s of a wrapped loader over the bare one, and the trainer's side of a batch.
 
-    python -m benchmarks.loader_overhead
+    python -m benchmarks.loader_overhead [--quick]
 
 Cold: the first epoch of a fresh loader, workers' start included. Warm: a later epoch of the same loader (workers kept).
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.harness import Spread, machine, paired, save, table
+from benchmarks.harness import Spread, Table, add_form_argument, machine, paired, save
 from weighted_stream import LinUpper, ParquetDataset, StepLog, Uniform, WeightedStream
 from weighted_stream.strategies.lin_upper import lin_upper
 
@@ -91,10 +92,12 @@ def rate(loader: Any, rows: int) -> float:
     return rows / (time.perf_counter() - start)
 
 
-def compare(make: Callable[[], Any], rows: int, workers: int, warm: bool) -> tuple[Spread, Spread, Spread]:
+def compare(
+    make: Callable[[], Any], rows: int, workers: int, warm: bool, repeats: int | None = None
+) -> tuple[Spread, Spread, Spread]:
     """Wrapped over bare."""
     options: dict[str, Any] = {"batch_size": BATCH, "num_workers": workers, "collate_fn": None}
-    repeats = 15 if workers else 9  # three processes on two cores vary more
+    repeats = repeats or (15 if workers else 9)  # three processes on two cores vary more
     if workers:
         options["persistent_workers"] = warm
     if not warm:
@@ -154,27 +157,39 @@ def trainer_side(repeats: int = 21, batches: int = 400) -> dict[str, Spread]:
     }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loader_overhead")
+    add_form_argument(parser)
+    quick = parser.parse_args(argv).quick
     print(machine())
     rows: list[list[Any]] = []
     for name, (write, count, wanted) in FORMATS.items():
         with tempfile.TemporaryDirectory() as folder:
             try:
+                count = count // 4 if quick else count
                 make = write(Path(folder), count)
             except ImportError as error:
                 print(f"{name}: left out, {error}")
                 continue
             for workers in (0, 2):
                 for warm in (False, True):
-                    ours, bare, ratio = compare(make, count, workers, warm)
+                    ours, bare, ratio = compare(make, count, workers, warm, 3 if quick else None)
                     rows.append([name, workers, "warm" if warm else "cold", ours, bare, ratio, wanted])
                     print(*rows[-1], sep="  ", flush=True)
     headings = ["format", "workers", "epoch", "wrapped/s", "bare/s", "ratio", "wanted"]
-    print(table(headings, rows))
-    side = trainer_side()
-    print("\nMicroseconds of the trainer's side, LinUpper, batch of 64 (wanted: ours at most 50):")
-    print(table(["what", "median (range)"], [[what, spread] for what, spread in side.items()]))
-    save("loader_overhead", {"loaders": [dict(zip(headings, row, strict=True)) for row in rows], "trainer": side})
+    side = trainer_side(7 if quick else 21)
+    units = ["", "", "", "samples/s", "samples/s", "", "at least"]
+    tables = [
+        Table("Loaders, wrapped over bare", list(zip(headings, units, strict=True)), rows, "median (range) of pairs"),
+        Table(
+            "The trainer's side of a batch of 64, LinUpper (wanted: ours at most 50 µs)",
+            [("what", ""), ("median (range)", "µs, or a ratio")],
+            [[what, spread] for what, spread in side.items()],
+        ),
+    ]
+    print(*tables, sep="\n\n")
+    loaders = [dict(zip(headings, row, strict=True)) for row in rows]
+    save("loader_overhead", {"loaders": loaders, "trainer": side}, tables)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """What a step costs with each method, as a ratio to plain training.
 
-    python -m benchmarks.method_cost [--device cpu | cuda] [--sizes 1M 5M] [--repeats 7] [--only NAME]
+    python -m benchmarks.method_cost [--device cpu | cuda] [--sizes 1M 5M] [--batch 16] [--parts 1] [--only NAME]
 
-Plain training is a loop over a DataLoader without this library: forward, backward, AdamW, batches of 16. A method's
-steps and plain ones are timed in turn, a few steps at a time. "Probe alone" is no training: the one forward and
-backward in which a batch shows the products of its gradients with each other and with a target's, over a plain training
-step of as many samples. FilterThenWeight's rows are whole training steps, with all it takes to choose 16 of 16 (100%)
-or 16 of 64 (25%) samples; its target, and Adapt's, has 8 examples and lasts 5 steps, as dear as 80 that last 50. The
-Data Weighting Model learns on 1 of 25 batches, as by default; Meta-Weight-Net on each, as published.
+Plain training is a loop over a DataLoader without this library: forward, backward, AdamW, batches of 16 (``--batch``),
+whole or in micro-batches (``--parts``). A method's steps and plain ones are timed in turn, a few at a time. "Probe
+alone" is no training: the one forward and backward in which a batch shows the products of its gradients with each other
+and with a target's, over a plain training step of as many samples. FilterThenWeight's rows are whole training steps,
+with all it takes to choose 16 of 16 (100%) or 16 of 64 (25%) samples; its target, and Adapt's, has 8 examples and lasts
+5 steps, as dear as 80 that last 50. The Data Weighting Model learns on 1 of 25 batches, as by default; Meta-Weight-Net
+on each, as published.
 
 Peak memory is that of a process of its own which makes nothing but these steps, beyond what it took before there was a
 model: on a GPU what torch allocated there, on a CPU the resident set.
@@ -21,7 +22,6 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,8 +30,21 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.harness import Spread, machine, paired, save, table
-from benchmarks.method_cost_runs import BOUNDS, METHODS, PARTS, REFRESH, SIZES, STEPS, Setup, Step, plain
+from benchmarks.harness import Spread, Table, add_form_argument, machine, paired, save
+from benchmarks.method_cost_runs import (
+    BATCH,
+    BOUNDS,
+    IN_PARTS,
+    METHODS,
+    PARTS,
+    REFRESH,
+    SIZES,
+    STEPS,
+    WITHIN_A_HUNDREDTH,
+    Setup,
+    Step,
+    plain,
+)
 
 PLAIN = "plain"
 
@@ -40,10 +53,17 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.method_cost")
     parser.add_argument("--device", choices=list(SIZES), default="cpu")
     parser.add_argument("--sizes", nargs="+", help="of the model; all of the device by default")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, help="default: 7; quick: 3")
+    parser.add_argument("--batch", type=int, default=BATCH, help="samples a step (default: 16)")
+    parser.add_argument("--parts", type=int, default=1, help="micro-batches a step; 1 by default")
+    add_form_argument(parser)
     parser.add_argument("--only", action="append", choices=list(METHODS), help="this row; may be repeated")
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args(argv)
+    options.repeats = options.repeats or (3 if options.quick else 7)
+    if options.quick:
+        options.sizes = options.sizes or [next(iter(SIZES[options.device]))]
+        options.only = options.only or list(QUICK)
     # Weights of a small spread, or past a theory's bound, are no matter here.
     warnings.filterwarnings("ignore", category=RuntimeWarning)
     where = where_on(options.device)
@@ -53,10 +73,14 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\n{time.perf_counter() - start:.0f} s")
     if not options.no_save:
         name = "method_cost" if options.device == "cpu" else f"method_cost_{options.device}"
-        save(name, {"device": where, "batch": BATCH_NOTE, "sizes": sizes})
+        name += f"_batch_{options.batch}" * (options.batch != BATCH) + f"_parts_{options.parts}" * (options.parts > 1)
+        said = f"{options.batch} samples a step in {options.parts} part(s); {NOTE}"
+        tables = [tabulated(size, found, said) for size, found in sizes.items()]
+        save(name, {"device": where, "batch": said, "sizes": sizes}, tables)
 
 
-BATCH_NOTE = "16 samples a step; targets of 8 examples, refreshed every 5 steps; DWM learns on 1 of 25 batches"
+QUICK = ("Uniform", "LinUpper", "Similarity, stored scores", "Adapt", "FilterThenWeight, 100%, head")
+NOTE = "targets of 8 examples, refreshed every 5 steps; DWM learns on 1 of 25 batches"
 
 
 def where_on(device: str) -> str:
@@ -70,38 +94,45 @@ def where_on(device: str) -> str:
 
 def measure(size: str, options: argparse.Namespace) -> dict[str, Any]:
     """All methods at one size, the table printed as it grows and again at the end."""
-    device = options.device
-    names = options.only or list(METHODS)
-    parameters = Setup.of(SIZES[device][size], device).parameters
+    device, how = options.device, (size, options.device, options.batch, options.parts)
+    names = options.only or list(IN_PARTS if options.parts > 1 else METHODS)
+    parameters = setup_of(*how).parameters
     print(f"\n{size}: {parameters / 1e6:.1f} million parameters, context {SIZES[device][size].context}")
-    memory = {name: peak_memory(name, size, device) for name in (PLAIN, *names)}
+    memory = {name: peak_memory(name, *how) for name in (PLAIN, *names)}
     rows: list[dict[str, Any]] = []
     for name in names:
-        ours, theirs, ratio = time_against_plain(name, size, device, options.repeats)
+        ours, theirs, ratio = time_against_plain(name, *how, repeats=options.repeats)
+        bounded = device == "cuda" and size == "124M" and name in WITHIN_A_HUNDREDTH
         row = {
             "method": name,
             "ms": ours,
             "plain ms": theirs,
             "time ratio": ratio,
-            "wanted": BOUNDS.get(name),
+            "wanted": 1.01 if bounded else BOUNDS.get(name),
             "MiB": memory[name] / 2**20,
             "memory ratio": memory[name] / memory[PLAIN],
         }
         if row["wanted"] is not None and ratio.median > row["wanted"]:
-            row["why"] = why(name, size, device, options.repeats)
+            row["why"] = why(name, *how, repeats=options.repeats)
         rows.append(row)
         print(*cells(row), sep="  ", flush=True)
-    print(f"\nModel of {size}; ratios to plain training:\n{as_table(rows)}")
+    found = {"parameters": parameters, "plain MiB": memory[PLAIN] / 2**20, "rows": rows}
+    print(f"\n{tabulated(size, found)}")
     for row in rows:
         if "why" in row:
             print(f"\n{row['method']} takes longer than wanted. {explained(row['why'])}")
-    return {"parameters": parameters, "plain MiB": memory[PLAIN] / 2**20, "rows": rows}
+    return found
 
 
-def time_against_plain(name: str, size: str, device: str, repeats: int) -> tuple[Spread, Spread, Spread]:
+def setup_of(size: str, device: str, batch: int = BATCH, parts: int = 1) -> Setup:
+    return Setup.of(SIZES[device][size], device, batch, parts)
+
+
+def time_against_plain(
+    name: str, size: str, device: str, batch: int = BATCH, parts: int = 1, *, repeats: int
+) -> tuple[Spread, Spread, Spread]:
     """Milliseconds of a step, of a plain step, and the ratio, pair by pair."""
-    config = SIZES[device][size]
-    ours, theirs = METHODS[name](Setup.of(config, device)), plain(Setup.of(config, device))
+    ours, theirs = METHODS[name](setup_of(size, device, batch, parts)), plain(setup_of(size, device, batch, parts))
     steps = STEPS.get(name, REFRESH)
     return paired(lambda: milliseconds(ours, device, steps), lambda: milliseconds(theirs, device, steps), repeats)
 
@@ -122,18 +153,18 @@ def finish(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def peak_memory(name: str, size: str, device: str) -> float:
+def peak_memory(name: str, size: str, device: str, batch: int = BATCH, parts: int = 1) -> float:
     """Bytes that some steps of a method take at most, model and optimizer included, in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(peak_here, name, size, device, torch.get_num_threads()).result()
+        return pool.submit(peak_here, name, size, device, torch.get_num_threads(), batch, parts).result()
 
 
-def peak_here(name: str, size: str, device: str, threads: int) -> float:
+def peak_here(name: str, size: str, device: str, threads: int, batch: int = BATCH, parts: int = 1) -> float:
     """`peak_memory` in this process, which has done nothing else."""
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", category=RuntimeWarning)
     before = 0.0 if device == "cuda" else resident("VmRSS")
-    setup = Setup.of(SIZES[device][size], device)
+    setup = setup_of(size, device, batch, parts)
     step = plain(setup) if name == PLAIN else METHODS[name](setup)
     for _ in range(STEPS.get(name, REFRESH) + 1):
         step()
@@ -147,20 +178,20 @@ def resident(field: str) -> float:
     return next((float(row.split()[1]) * 1024 for row in lines if row.startswith(f"{field}:")), float("nan"))
 
 
-def why(name: str, size: str, device: str, repeats: int) -> dict[str, Any]:
+def why(name: str, size: str, device: str, batch: int = BATCH, parts: int = 1, *, repeats: int) -> dict[str, Any]:
     """What takes the time of a method: its parts, in turns with plain steps, and the profiler's longest entries."""
-    config = SIZES[device][size]
-    parts = {}
+    how = (size, device, batch, parts)
+    found = {}
     for part, make in PARTS.get(name, {}).items():
-        ours, theirs = make(Setup.of(config, device)), plain(Setup.of(config, device))
-        _, _, parts[part] = paired(
+        ours, theirs = make(setup_of(*how)), plain(setup_of(*how))
+        _, _, found[part] = paired(
             lambda step=ours: milliseconds(step, device),  # type: ignore[misc]
             lambda step=theirs: milliseconds(step, device),  # type: ignore[misc]
             repeats,
         )
     return {
-        "parts": parts,
-        "longest": longest(METHODS[name](Setup.of(config, device)), device, STEPS.get(name, REFRESH)),
+        "parts": found,
+        "longest": longest(METHODS[name](setup_of(*how)), device, STEPS.get(name, REFRESH)),
     }
 
 
@@ -185,15 +216,33 @@ def explained(reason: dict[str, Any]) -> str:
     return f"{parts}{'. ' if parts else ''}Longest: {entries}."
 
 
-def as_table(rows: Sequence[dict[str, Any]]) -> str:
-    headings = ["method", "ms/step (range)", "plain", "time ratio (range)", "wanted", "peak MiB", "memory ratio"]
-    return table(headings, [cells(row) for row in rows])
+def tabulated(size: str, found: dict[str, Any], said: str = "") -> Table:
+    """All methods at one size."""
+    headings = [
+        "method",
+        "a step (range)",
+        "a plain step",
+        "time ratio (range)",
+        "wanted",
+        "peak memory",
+        "memory ratio",
+    ]
+    units = ["", "ms", "ms", "", "", "MiB", ""]
+    title = f"A model of {found['parameters'] / 1e6:.1f} million parameters ({size}); ratios to plain training"
+    return Table(title, list(zip(headings, units, strict=True)), [cells(row) for row in found["rows"]], said)
 
 
 def cells(row: dict[str, Any]) -> list[Any]:
     wanted = "" if row["wanted"] is None else f"≤ {row['wanted']:g}"
-    memory = [f"{row['MiB']:.0f}", f"{row['memory ratio']:.2f}"]
-    return [row["method"], row["ms"], f"{row['plain ms'].median:.3g}", row["time ratio"], wanted, *memory]
+    return [
+        row["method"],
+        row["ms"],
+        row["plain ms"].median,
+        row["time ratio"],
+        wanted,
+        round(row["MiB"]),
+        row["memory ratio"],
+    ]
 
 
 if __name__ == "__main__":

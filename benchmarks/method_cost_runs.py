@@ -68,30 +68,39 @@ class Setup:
         optimizer: AdamW.
         rows: (N, T + 1) random tokens, on the host.
         target: (8, T + 1).
+        batch: samples a step.
+        parts: micro-batches that a step is made of.
     """
 
     model: GPT
     optimizer: AdamW
     rows: Tensor
     target: Tensor
+    batch: int = BATCH
+    parts: int = 1
 
     @classmethod
-    def of(cls, config: GPTConfig, device: str) -> Setup:
+    def of(cls, config: GPTConfig, device: str, batch: int = BATCH, parts: int = 1) -> Setup:
         """A new one, always the same."""
         draw = torch.Generator().manual_seed(0)
         rows = torch.randint(1, config.vocab, (ROWS, config.context + 1), generator=draw)
         model = GPT(config).to(device)
         optimizer = AdamW(model.parameters(), lr=1e-4, fused=True)
-        return cls(model, optimizer, rows, rows[:TARGET].clone())
+        return cls(model, optimizer, rows, rows[:TARGET].clone(), batch, parts)
 
     @property
     def parameters(self) -> int:
         """How many the model has."""
         return sum(p.numel() for p in self.model.parameters())
 
-    def train(self, losses: Tensor) -> None:
-        """One step of the optimizer."""
-        losses.mean().backward()  # type: ignore[no-untyped-call]
+    def train(self, batch: Tensor, weight: Any) -> None:
+        """One step of the optimizer; ``weight`` is a `Weight`, or None for plain training."""
+        size = -(-len(batch) // self.parts)
+        parts: Any = batch.split(size) if self.parts > 1 else [batch]  # type: ignore[no-untyped-call]
+        weights = [1.0] * len(parts) if weight is None else weight.split(size) if self.parts > 1 else [weight]
+        for part, one in zip(parts, weights, strict=True):
+            losses = losses_of(self.model, part)
+            ((losses if weight is None else losses * one).sum() / len(batch)).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -106,7 +115,7 @@ def losses_of(model: nn.Module, batch: Tensor) -> Tensor:
 def batches(setup: Setup) -> Iterator[Tensor]:
     """Of a plain DataLoader, epoch after epoch."""
     rows: Any = setup.rows
-    loader: DataLoader[Tensor] = DataLoader(rows, BATCH, shuffle=True, drop_last=True)
+    loader: DataLoader[Tensor] = DataLoader(rows, setup.batch, shuffle=True, drop_last=True)
     while True:
         yield from loader
 
@@ -114,7 +123,7 @@ def batches(setup: Setup) -> Iterator[Tensor]:
 def plain(setup: Setup) -> Step:
     """Training without this library."""
     source = batches(setup)
-    return lambda: setup.train(losses_of(setup.model, next(source)))
+    return lambda: setup.train(next(source), None)
 
 
 def weighted(strategy_of: Callable[[Setup], Strategy], setup: Setup) -> Step:
@@ -123,14 +132,10 @@ def weighted(strategy_of: Callable[[Setup], Strategy], setup: Setup) -> Step:
     draw = np.random.default_rng(0)
     ids = np.arange(ROWS)
     stream.store.update(ids, loss=draw.random(ROWS, np.float32), similarity=draw.random(ROWS, np.float32))
-    source = endless(stream.loader(batch_size=BATCH, shuffle=True, drop_last=True))
+    source = endless(stream.loader(batch_size=setup.batch, shuffle=True, drop_last=True))
     next(source)  # its first epoch has no losses for InfoBatch
 
-    def step() -> None:
-        batch, weight = next(source)
-        setup.train(losses_of(setup.model, batch) * weight)
-
-    return step
+    return lambda: setup.train(*next(source))
 
 
 def probe(layers: Layers, projection: tuple[int, int] | None, setup: Setup) -> Step:
@@ -223,6 +228,7 @@ def rho_loss(budget: float, setup: Setup) -> RhoLoss:
 METHODS: dict[str, Callable[[Setup], Step]] = {
     "Uniform": partial(weighted, lambda setup: Uniform()),
     "LinUpper": partial(weighted, lambda setup: LinUpper()),
+    "LinUpper, running window": partial(weighted, lambda setup: LinUpper(window="running")),
     "InfoBatch": partial(weighted, lambda setup: InfoBatch()),
     "InfoBatch, pruning": partial(weighted, lambda setup: InfoBatch(prune=True)),
     "Similarity, stored scores": partial(weighted, similarity),
@@ -243,6 +249,12 @@ METHODS: dict[str, Callable[[Setup], Step]] = {
     "FilterThenWeight, 25%, projected": partial(weighted, partial(filter_then_weight, 0.25, "all", PROJECTION)),
 }
 """What makes a step, by the name of its row."""
+
+IN_PARTS = ("Uniform", "LinUpper, running window", "InfoBatch", "Adapt")
+"""Methods whose weights of a micro-batch do not depend on the others: those of a table of accumulation."""
+
+WITHIN_A_HUNDREDTH = ("LinUpper", "LinUpper, running window", "Similarity, stored scores", "Adapt")
+"""Methods that may take 1.01 of a plain step at 124 million parameters on a GPU."""
 
 BOUNDS = {"probe alone, head": 1.1, "probe alone, all linear": 1.5, "DataWeightingModel": 1.15}
 """The longest a step may take, as a ratio to plain training."""

@@ -8,11 +8,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import table
+from benchmarks.harness import Table
 from benchmarks.mixture_runs import Setting
 from benchmarks.mixtures import REST
-
-PICTURE = Path(__file__).parents[1] / "docs" / "standard_mixture.png"
 
 SHOWN = {
     "uniform": "#888888",
@@ -84,40 +82,19 @@ def steps_to(run: Mapping[str, Any], loss: float) -> int | None:
     return next((step for step, value in at if value <= loss), None)
 
 
-def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table as text."""
-    headings = [
-        "weights",
-        "target",
-        "sd",
-        "below",
-        "steps to uniform's",
-        "rest",
-        "sd",
-        "ess",
-        "mean w",
-        "AUC",
-        "chosen",
-    ]
+def tabulated(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The rows as a table."""
+    headings = ["weights", "target", "sd", "below uniform", "steps to uniform's", "rest", "sd of the rest"]
+    units = ["", "nats", "", "seeds", "", "nats", ""]
     lines = []
     for row in rows:
         steps = " ".join("never" if step is None else str(step) for step in row["steps to uniform's"])
-        lines.append(
-            [
-                row["weights"],
-                f"{row['target']:.3f}",
-                f"{row['sd']:.3f}",
-                f"{row['below uniform']} of {row['seeds']}",
-                steps,
-                f"{row['rest']:.3f}",
-                f"{row['rest sd']:.3f}",
-                f"{row['ess']:.2f}",
-                f"{row['mean weight']:.2f}",
-                "" if row["auc"] is None else f"{row['auc']:.3f}",
-                described(row["setting"]),
-            ]
-        )
-    return table(headings, lines)
+        seeds = f"{row['below uniform']} of {row['seeds']}"
+        losses = [row["target"], row["sd"], seeds, steps, row["rest"], row["rest sd"]]
+        about = [row["ess"], row["mean weight"], row["auc"], described(row["setting"])]
+        lines.append([row["weights"], *losses, *about])
+    columns = [*zip(headings, units, strict=True), ("ess", ""), ("mean weight", ""), ("AUC", ""), ("chosen", "")]
+    return Table("Loss on held-out maths and on the rest, standard mixture", columns, lines)
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:

@@ -1,6 +1,6 @@
 """Noisy labels: what loss-based weights do when 40 % of the training labels are drawn at random.
 
-    python -m benchmarks.noisy_labels
+    python -m benchmarks.noisy_labels [--quick]
 
 scikit-learn's digits (1,797 images of 8 × 8), an MLP, test accuracy at the end and at the epoch that is best on 200
 clean held-out rows. LinUpper favours large losses, and so the wrong labels; SmallLoss favours small ones.
@@ -8,6 +8,7 @@ clean held-out rows. LinUpper favours large losses, and so the wrong labels; Sma
 
 from __future__ import annotations
 
+import argparse
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import Spread, machine, save, table
+from benchmarks.harness import Spread, Table, add_form_argument, machine, save
 from weighted_stream import LinUpper, Shuffled, SmallLoss, Strategy, Uniform, WeightedStream, per_sample_cross_entropy
 
 SEEDS, EPOCHS, NOISE, PICKING, TESTING = 5, 60, 0.4, 200, 400
@@ -75,25 +76,29 @@ def run(name: str, seed: int) -> dict[str, float]:
     return {"end": curve[-1][1], "picked": max(curve)[1], "weight on wrong labels": wrong}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.noisy_labels")
+    add_form_argument(parser)
+    seeds = 3 if parser.parse_args(argv).quick else SEEDS
     warnings.filterwarnings("ignore", "A weight of", RuntimeWarning)
     print(machine())
     figures: dict[str, Any] = {}
     for name in STRATEGIES:
-        runs = [run(name, seed) for seed in range(SEEDS)]
+        runs = [run(name, seed) for seed in range(seeds)]
         figures[name] = {key: [round(one[key], 4) for one in runs] for key in runs[0]}
-    headings = ["weights", *next(iter(figures.values()))]
+    headings = [("weights", ""), *((name, "") for name in next(iter(figures.values())))]
     rows = [[name, *(Spread.of(values) for values in columns.values())] for name, columns in figures.items()]
-    print(f"Test accuracy, {NOISE:.0%} of the training labels random, {SEEDS} seeds, median (range):")
-    print(table(headings, rows))
+    title = f"Test accuracy, {NOISE:.0%} of the training labels random, {seeds} seeds, median (range)"
+    shown = Table(title, headings, rows)
+    print(shown)
     end = {name: np.array(columns["end"]) for name, columns in figures.items()}
     print(
-        "seeds in which SmallLoss ends above uniform:", int((end["SmallLoss r 1"] > end["uniform"]).sum()), "of", SEEDS
+        "seeds in which SmallLoss ends above uniform:", int((end["SmallLoss r 1"] > end["uniform"]).sum()), "of", seeds
     )
     print(
-        "seeds in which LinUpper ends above uniform: ", int((end["LinUpper r 0.4"] > end["uniform"]).sum()), "of", SEEDS
+        "seeds in which LinUpper ends above uniform: ", int((end["LinUpper r 0.4"] > end["uniform"]).sum()), "of", seeds
     )
-    save("noisy_labels", {"seeds": SEEDS, "epochs": EPOCHS, "accuracy": figures})
+    save("noisy_labels", {"seeds": seeds, "epochs": EPOCHS, "accuracy": figures}, [shown])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from benchmarks.harness import Spread, paired, save, table
+from benchmarks.harness import Spread, Table, add_form_argument, paired, save
 from weighted_stream import LinUpper, WeightedStream
 
 BATCH = 16
@@ -95,18 +95,22 @@ def measure(ranks: int, repeats: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and save."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
-    arguments.add_argument("--repeats", type=int, default=9)
+    arguments.add_argument("--ranks", type=int, nargs="+", help="default: 1 2 4; quick: 1 2")
+    arguments.add_argument("--repeats", type=int, help="default: 9; quick: 3")
+    add_form_argument(arguments)
     given = arguments.parse_args()
+    repeats = given.repeats or (3 if given.quick else 9)
     kept, rows = {}, []
-    for ranks in given.ranks:
-        figures = kept[str(ranks)] = measure(ranks, given.repeats)
+    for ranks in given.ranks or ([1, 2] if given.quick else [1, 2, 4]):
+        figures = kept[str(ranks)] = measure(ranks, repeats)
         for way, figure in figures.items():
             ours, plain, ratio = (Spread(**figure[name]) for name in ("ours_ms", "plain_ms", "ratio"))
             more = (ours.median - plain.median) * 1e3
-            rows.append([ranks, way, ours, plain, ratio, f"{more:.0f}"])
-    print(table(["ranks", "weights", "step, ms", "plain step, ms", "ratio", "more, us"], rows))
-    save("rank_overhead", {"batch": BATCH, "steps": STEPS, "ranks": kept})
+            rows.append([ranks, way, ours, plain, ratio, more])
+    columns = [("ranks", ""), ("weights", ""), ("step", "ms"), ("plain step", "ms"), ("ratio", ""), ("more", "µs")]
+    shown = Table(f"A step of {BATCH} samples a rank under DistributedDataParallel, gloo", columns, rows)
+    print(shown)
+    save("rank_overhead", {"batch": BATCH, "steps": STEPS, "ranks": kept}, [shown])
 
 
 if __name__ == "__main__":

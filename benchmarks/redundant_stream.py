@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import machine, save, table
+from benchmarks.harness import Table, add_form_argument, machine, save
 from benchmarks.mixtures import STANDARD, add_data_argument, leave_out_without, pieces, texts
 from weighted_stream import LinUpper, Shuffled, Signals, Strategy, Uniform, WeightedStream
 from weighted_stream.demo.model import GPT, GPTConfig
@@ -130,7 +130,7 @@ def run(task: tuple[Path, int, float, str, int, float]) -> dict[str, Any]:
     }
 
 
-def report(results: list[dict[str, Any]], repeats: float) -> tuple[str, list[dict[str, Any]]]:
+def report(results: list[dict[str, Any]], repeats: float) -> tuple[Table, list[dict[str, Any]]]:
     """A table of all weights at one share of repeats, and its figures."""
     by_name: dict[str, dict[int, dict[str, Any]]] = {}
     for result in results:
@@ -147,19 +147,29 @@ def report(results: list[dict[str, Any]], repeats: float) -> tuple[str, list[dic
         figure = {"weights": name, "mean": mean, "sd": spread, "losses": losses, "below": below, "ess": ess}
         figures.append(figure)
         each = " ".join(f"{loss:.3f}" for loss in losses)
-        lines.append([name, f"{mean:.3f}", f"{spread:.3f}", f"{below} of {len(runs)}", f"{ess:.2f}", each])
-    headings = ["weights", "loss", "sd", "below uniform", "ess", "each seed"]
-    return table(headings, lines), figures
+        lines.append([name, mean, spread, f"{below} of {len(runs)}", ess, each])
+    title = f"Loss on diverse text, {repeats:.0%} of the stream exact repeats"
+    columns = [
+        ("weights", ""),
+        ("loss", "nats"),
+        ("sd", ""),
+        ("below uniform", "seeds"),
+        ("ess", ""),
+        ("each seed", ""),
+    ]
+    return Table(title, columns, lines), figures
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.redundant_stream")
     add_data_argument(parser)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, help="default: 5; quick: 1")
+    add_form_argument(parser)
     parser.add_argument("--steps", type=int, default=100, help="stream of steps * 64 texts, one epoch")
     parser.add_argument("--rate", type=float, default=1.5e-2, help="peak learning rate")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args(argv)
+    options.seeds = options.seeds or (1 if options.quick else 5)
     leave_out_without(options.data, DIVERSE, "redundant_stream")
     print(machine())
     redundant = [
@@ -184,11 +194,13 @@ def main(argv: list[str] | None = None) -> None:
             shown = ("repeats", "seed", "weights", "loss", "ess", "seconds")
             print(*(f"{v:.3f}" if isinstance(v := result[key], float) else v for key in shown), sep="  ", flush=True)
     figures: dict[str, Any] = {"steps": options.steps, "rate": options.rate, "r": R, "runs": results}
+    tables = []
     for repeats in plan:
-        text, figures[f"repeats {repeats}"] = report(results, repeats)
-        print(f"\nLoss on diverse text, {repeats:.0%} of the stream exact repeats, {options.steps} steps:\n{text}")
+        shown, figures[f"repeats {repeats}"] = report(results, repeats)
+        tables.append(shown)
+        print(f"\n{shown}")
     print(f"\n{time.perf_counter() - start:.0f} s with {options.processes} processes")
-    save("redundant_stream", figures)
+    save("redundant_stream", figures, tables)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,22 @@
 """The report of a large run: how long it takes to make, what it needs, and how long its page takes to open.
 
-`python -m benchmarks.report_page`, or with the number of samples behind it (10,000,000 take minutes and 2 GB of disk).
+`python -m benchmarks.report_page`, with ``--samples 10000000`` minutes and 2 GB of disk.
 The page is opened in the system's Chromium, driven by Playwright, where both are installed.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import shutil
-import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks.harness import Spread, Table, add_form_argument, machine, save
 from weighted_stream import WeightStore
 from weighted_stream.cli.report import write_page
 from weighted_stream.report.build import build
@@ -73,28 +72,34 @@ def opening(page: Path) -> list[float] | None:
     return seconds
 
 
-def main(samples: int) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure, print and keep."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report_page")
+    add_form_argument(parser)
+    parser.add_argument("--samples", type=int, default=1_000_000)
+    options = parser.parse_args(argv)
+    samples = options.samples // 10 if options.quick else options.samples
+    print(machine())
     with tempfile.TemporaryDirectory() as folder:
         store, page = Path(folder, "store"), Path(folder, "report.html")
         train(store, samples)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began, cpu = time.perf_counter(), time.process_time()
         write_page(build(store), page)
-        figures: dict[str, object] = {
-            "samples": samples,
-            "seconds": time.perf_counter() - began,
-            "cpu_seconds": time.process_time() - cpu,
-            "more_memory_mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
-            "page_kb": page.stat().st_size / 1000,
-        }
+        rows: list[list[object]] = [
+            ["samples", samples, ""],
+            ["to make the page", time.perf_counter() - began, "s"],
+            ["of that, on the processor", time.process_time() - cpu, "s"],
+            ["more memory", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, "MiB"],
+            ["size of the page", page.stat().st_size / 1000, "kB"],
+        ]
         seconds = opening(page)
         if seconds is not None:
-            figures["opening_seconds"] = statistics.median(seconds)
-    for name, value in figures.items():
-        print(f"{name:16} {value:,.1f}" if isinstance(value, float) else f"{name:16} {value:,}")
-    harness.save("report_page", figures)
+            rows.append(["to open it in Chromium, until its table stands", Spread.of(seconds), "s"])
+    table = Table("The report of a large run", [("what", ""), ("", ""), ("unit", "")], rows)
+    print(table)
+    save("report_page", {"figures": {str(what): value for what, value, _ in rows}}, [table])
 
 
 if __name__ == "__main__":
-    main(int(float(sys.argv[1])) if len(sys.argv) > 1 else 1_000_000)
+    main()

@@ -15,7 +15,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 
-from benchmarks.harness import LEFT_OUT, Spread, machine, paired, save, table
+from benchmarks.harness import LEFT_OUT, Spread, Table, add_form_argument, machine, paired, save
 from benchmarks.mixtures import MATHS, add_data_argument, has_mixture, standard_mixture
 from weighted_stream import HashedEncoder, SentenceEncoder, SimilarityScorer, TargetSet
 from weighted_stream.demo.corpus import installed_corpus
 
 BATCHES = {"cpu": (8, 16, 32, 64), "cuda": (32, 128, 512, 1024)}
 COUNT = {"cpu": 384, "cuda": 20_000}
+QUICK = {"cpu": 96, "cuda": 5_000}
 SAME = 1e-3
 
 
@@ -66,13 +67,15 @@ def least_cosine(ours: Any, theirs: Any) -> float:
     return float((a * b).sum(1).min())
 
 
-def best_options(path: str, texts: list[str], device: str) -> tuple[Callable[[list[str]], Any], str]:
+def best_options(
+    path: str, texts: list[str], device: str, batches: Sequence[int]
+) -> tuple[Callable[[list[str]], Any], str]:
     """sentence-transformers at its fastest: its ``encode`` with dtype and batch size, and their names."""
     from sentence_transformers import SentenceTransformer
 
     found: list[tuple[float, Callable[[list[str]], Any], str]] = []
     kinds = (torch.float32, torch.bfloat16) if device == "cpu" else (torch.float16, torch.bfloat16)
-    for dtype, batch in product(kinds, BATCHES[device]):
+    for dtype, batch in product(kinds, batches):
         model = SentenceTransformer(path, device=device, model_kwargs={"dtype": dtype})
 
         def encode(texts: list[str], model: Any = model, batch: int = batch) -> Any:
@@ -84,13 +87,13 @@ def best_options(path: str, texts: list[str], device: str) -> tuple[Callable[[li
     return encode, name
 
 
-def compare(path: str, texts: list[str], device: str, repeats: int) -> dict[str, Any]:
+def compare(path: str, texts: list[str], device: str, repeats: int, quick: bool) -> dict[str, Any]:
     """Ours against both rivals."""
     from sentence_transformers import SentenceTransformer
 
     ours = SentenceEncoder(path, device)
     shipped = SentenceTransformer(path, device=device)
-    best, options = best_options(path, texts, device)
+    best, options = best_options(path, texts, device, BATCHES[device][1:3] if quick else BATCHES[device])
     cosine = least_cosine(ours.encode(texts), shipped.encode(texts))
     figures: dict[str, Any] = {"texts": len(texts), "least cosine": cosine, "best options": options}
     for name, rival in (("as shipped", shipped.encode), ("at its best", best)):
@@ -146,9 +149,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scoring")
     add_data_argument(parser)
     parser.add_argument("--texts", type=int, help="texts per repeat (384 on a CPU, 20,000 on a GPU)")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--separation", type=int, default=3200, help="texts of the mixture to score for the AUC")
+    parser.add_argument("--repeats", type=int, help="default: 7; quick: 3")
+    parser.add_argument("--separation", type=int, help="texts of the mixture to score for the AUC; default: 3,200")
+    add_form_argument(parser)
     options = parser.parse_args(argv)
+    quick = options.quick
+    repeats, counts = options.repeats or (3 if quick else 7), QUICK if quick else COUNT
+    separating = options.separation or (400 if quick else 3200)
     path = model_path()
     torch.set_num_threads(1)
     print(machine())
@@ -158,8 +165,8 @@ def main(argv: list[str] | None = None) -> None:
         figures["gpu"] = torch.cuda.get_device_name()
     rows = []
     for device in devices:
-        texts, kind = mixture_texts(options.data, options.texts or COUNT[device])
-        figures[device] = {"kind": kind, **compare(path, texts, device, options.repeats)}
+        texts, kind = mixture_texts(options.data, options.texts or counts[device])
+        figures[device] = {"kind": kind, **compare(path, texts, device, repeats, quick)}
         for rival, wanted in (("as shipped", 3), ("at its best", 1)):
             row = figures[device][rival]
             rows.append([device, rival, row["ours/s"], row["theirs/s"], row["ratio"], wanted])
@@ -167,20 +174,23 @@ def main(argv: list[str] | None = None) -> None:
     texts, _ = mixture_texts(options.data, 12_800)
     hashed = HashedEncoder()
     hashed.encode(texts[:10])
-    figures["HashedEncoder/s"] = Spread.of([rate(hashed.encode, texts, "cpu") for _ in range(options.repeats)])
+    figures["HashedEncoder/s"] = Spread.of([rate(hashed.encode, texts, "cpu") for _ in range(repeats)])
 
-    print("\nTexts/s of SentenceEncoder and of SentenceTransformer.encode, median (range) of pairs:")
-    print(table(["device", "rival", "ours/s", "theirs/s", "ratio", "wanted"], rows))
+    columns = [("device", ""), ("rival", ""), ("ours", "texts/s"), ("theirs", "texts/s"), ("ratio", ""), ("wanted", "")]
+    tables = [Table("SentenceEncoder over SentenceTransformer.encode, median (range) of pairs", columns, rows)]
+    print(f"\n{tables[0]}")
     for device in devices:
         cosine = figures[device]["least cosine"]
         print(f"{device}: best options {figures[device]['best options']}; least cosine of the vectors {cosine:.6f}")
     print(f"HashedEncoder: {figures['HashedEncoder/s']} texts/s on one core")
     if has_mixture(options.data):
-        figures["auc"] = separation(path, options.data, options.separation, devices[-1])
+        figures["auc"] = separation(path, options.data, separating, devices[-1])
         methods = list(next(iter(figures["auc"].values())))
-        print(f"\nAUC of maths against the rest of the standard mixture ({options.separation} texts):")
-        print(table(["encoder", *methods], [[name, *row.values()] for name, row in figures["auc"].items()]))
-    save("scoring", figures)
+        title = f"AUC of maths against the rest of the standard mixture ({separating} texts)"
+        lines = [[name, *row.values()] for name, row in figures["auc"].items()]
+        tables.append(Table(title, [("encoder", ""), *((method, "") for method in methods)], lines))
+        print(f"\n{tables[1]}")
+    save("scoring", figures, tables)
     if any(figures[device]["least cosine"] < 1 - SAME for device in devices):
         sys.exit("the vectors differ by more than 1e-3 cosine")
 

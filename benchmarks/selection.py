@@ -32,7 +32,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import machine, save, table
+from benchmarks.harness import Table, add_form_argument, machine, save
 from benchmarks.mixtures import add_data_argument, has_mixture
 from benchmarks.selection_runs import Setting, Task, equal_steps, passes, run
 
@@ -50,6 +50,7 @@ METHODS = {
     "Filter-then-Weight, head only": Setting("ftw", layers="head"),
     "full": Setting("full"),
 }
+QUICK = ("random", "Filter-then-Weight, head only")
 COSTLIEST = "Filter-then-Weight"
 
 Results = dict[tuple[Setting, int, int], dict[str, Any]]
@@ -116,15 +117,20 @@ def tuned(row: Row, results: Results, seeds: Sequence[int]) -> Setting:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.selection")
     add_data_argument(parser)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, help="default: 5; quick: 1")
     parser.add_argument("--choosing", type=int, default=1, help="seeds on which learning rates are chosen")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.05, 0.1, 0.25])
+    parser.add_argument("--steps", type=int, help="default: 100; quick: 30")
+    parser.add_argument("--budgets", type=float, nargs="+", help="default: 0.05 0.1 0.25; quick: 0.25")
+    add_form_argument(parser)
     parser.add_argument("--only", action="append", choices=list(METHODS), help="this row; may be repeated")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--keep", type=Path, help="file of runs, which grows")
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args(argv)
+    options.seeds = options.seeds or (1 if options.quick else 5)
+    options.steps = options.steps or (30 if options.quick else 100)
+    options.only = options.only or (list(QUICK) if options.quick else None)
+    options.budgets = options.budgets or ([0.25] if options.quick else [0.05, 0.1, 0.25])
     print(machine())
     where = "the standard mixture" if has_mixture(options.data) else "the text of the installed packages"
     print(f"On {where}; a target of 128 examples; no GPU is used.")
@@ -132,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     figures = measure(options)
     print(f"\n{time.perf_counter() - start:.0f} s with {options.processes} processes")
     if not options.no_save:
-        save("selection", {"data": where, **figures})
+        save("selection", {"data": where, **figures}, tables_of(figures["rows"]))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -159,7 +165,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         make([(chosen[row], row.steps, seed) for seed in seeds for row in rows])
     figures = [figure(row, [results[chosen[row], row.steps, seed] for seed in seeds]) for row in rows]
     compare(figures)
-    print_tables(figures)
+    print(*tables_of(figures), sep="\n\n")
     runs = [results[chosen[row], row.steps, seed] for row in rows for seed in seeds]
     return {"steps": options.steps, "seeds": len(seeds), "rates": RATES, "rows": figures, "runs": unique(runs)}
 
@@ -230,29 +236,25 @@ def compare(figures: Sequence[dict[str, Any]]) -> None:
         one["below random"] = sum(mine < theirs for mine, theirs in pairs)
 
 
-def print_tables(figures: Sequence[dict[str, Any]]) -> None:
+def tables_of(figures: Sequence[dict[str, Any]]) -> list[Table]:
     """One table for each budget and each meaning of equal."""
-    headings = ["chooses", "steps", "rate", "target", "sd", "below random", "rest", "sd"]
-    headings += ["of the kind: chosen", "by weight", "ess", "passes/10⁶", "CPU s"]
+    headings = ["chooses", "steps", "rate", "target", "sd", "below random", "rest", "sd of the rest"]
+    units = ["", "", "", "nats", "", "seeds", "nats", ""]
+    more = [("chosen of the kind", ""), ("weight on it", ""), ("ess", ""), ("passes", "millions"), ("processor", "s")]
+    columns = [*zip(headings, units, strict=True), *more]
+    tables = []
     for budget in dict.fromkeys(f["budget"] for f in figures):
         for equal in ("steps", "compute"):
             lines = [cells(f) for f in figures if (f["budget"], f["equal"]) == (budget, equal)]
-            print(f"\nBudget {budget:.0%}, equal {equal}:\n{table(headings, lines)}")
+            tables.append(Table(f"Budget {budget:.0%}, equal {equal}", columns, lines))
+    return tables
 
 
 def cells(f: dict[str, Any]) -> list[Any]:
     below = "" if f["method"] == "random" else f"{f['below random']} of {len(f['targets'])}"
-    losses = [f"{f['target']:.3f}", f"{f['target sd']:.3f}", below, f"{f['rest']:.3f}", f"{f['rest sd']:.3f}"]
-    shares = [f"{f['chosen']:.2f}", f"{f['weight']:.2f}", f"{f['ess']:.2f}"]
-    return [
-        f["method"],
-        f["steps"],
-        f"{f['setting']['rate']:g}",
-        *losses,
-        *shares,
-        f"{f['passes'] / 1e6:.2f}",
-        f"{f['seconds']:.1f}",
-    ]
+    losses = [f["target"], f["target sd"], below, f["rest"], f["rest sd"]]
+    about = [f["chosen"], f["weight"], f["ess"], f["passes"] / 1e6, f["seconds"]]
+    return [f["method"], f["steps"], f["setting"]["rate"], *losses, *about]
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.harness import LEFT_OUT, Spread, machine, paired, save, table
+from benchmarks.harness import LEFT_OUT, Spread, Table, add_form_argument, machine, paired, save
 from weighted_stream import LinUpper, SharedStore, StoreError, WeightedStream, WeightStore
 
 BATCH, BATCHES, STEPS = 64, 400, 60
@@ -115,19 +115,25 @@ def _visits(store: WeightStore, ids: Any) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=200_000, help="that go over the line")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--samples", type=int, help="that go over the line; default: 200,000, quick: 50,000")
+    parser.add_argument("--repeats", type=int, help="default: 9; quick: 3")
+    add_form_argument(parser)
     arguments = parser.parse_args()
+    samples = arguments.samples or (50_000 if arguments.quick else 200_000)
+    repeats = arguments.repeats or (3 if arguments.quick else 9)
     torch.set_num_threads(1)
     print(machine())
     with tempfile.TemporaryDirectory() as folder, server(folder) as url:
         time.sleep(0.5)
-        rows = trainer_side(url, folder, arguments.repeats)
-        print(table(list(rows[0]), [list(row.values()) for row in rows]))
-        rates = transport(url, arguments.samples, max(1, arguments.repeats // 3))
-    print("\nsamples/s, all of them changed")
-    print(table(["", "samples/s"], list(rates.items())))
-    save("shared_store", {"trainer": rows, "samples": arguments.samples, "samples/s": rates})
+        rows = trainer_side(url, folder, repeats)
+        columns = [("trainer's side", ""), ("shared", "µs"), ("alone", "µs"), ("ratio", "")]
+        side = Table("The product of a batch of 64, with a server and without", columns, [[*r.values()] for r in rows])
+        print(side)
+        rates = transport(url, samples, max(1, repeats // 3))
+    columns = [("until all of them are known", ""), ("rate", "samples/s")]
+    sent = Table(f"{samples:,} samples, all changed", columns, list(rates.items()))
+    print(sent)
+    save("shared_store", {"trainer": rows, "samples": samples, "samples/s": rates}, [side, sent])
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from benchmarks import mixture_report
-from benchmarks.harness import machine, save
+from benchmarks.harness import add_form_argument, machine, picture, save
 from benchmarks.mixture_runs import Setting, Task, run
 from benchmarks.mixture_vectors import has_minilm, keep, minilm
 from benchmarks.mixtures import STANDARD, add_data_argument, leave_out_without, standard_mixture
@@ -84,15 +84,21 @@ def choose(grid: list[Setting], results: Results, seeds: Iterable[int]) -> Setti
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.standard_mixture")
     add_data_argument(parser)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, help="default: 5; quick: 1")
     parser.add_argument("--choosing", type=int, default=2, help="seeds on which hyper-parameters are chosen")
-    parser.add_argument("--steps", type=int, default=200, help="of 64 texts")
-    parser.add_argument("--rate", type=float, default=1e-2, help="peak learning rate")
+    parser.add_argument("--steps", type=int, help="of 64 texts; default: 200, quick: 100")
+    parser.add_argument("--rate", type=float, help="peak learning rate; default: 1e-2, quick: 1.5e-2")
+    add_form_argument(parser)
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--cache", type=Path, help="folder for the sentence encoder's vectors")
     parser.add_argument("--only", action="append", help="this row of the table, beside uniform; may be repeated")
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args(argv)
+    options.seeds = options.seeds or (1 if options.quick else 5)
+    options.steps = options.steps or (100 if options.quick else 200)
+    options.rate = options.rate or (1.5e-2 if options.quick else 1e-2)
+    if options.quick and options.only is None:
+        options.only = [HASHED, f"{HASHED}, shuffled"]
     leave_out_without(options.data, STANDARD, "standard_mixture")
     print(machine())
     start = time.perf_counter()
@@ -100,8 +106,9 @@ def main(argv: list[str] | None = None) -> None:
         figures = measure(options, options.cache or Path(temporary))
     print(f"\n{time.perf_counter() - start:.0f} s with {options.processes} processes")
     if not options.no_save:
-        save("standard_mixture", figures)
-        mixture_report.draw(figures, mixture_report.PICTURE)
+        save("standard_mixture", figures, [mixture_report.tabulated(figures["rows"])])
+        if mixture_report.SHOWN.keys() <= {row["weights"] for row in figures["rows"]}:
+            mixture_report.draw(figures, picture("standard_mixture"))
 
 
 def measure(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
@@ -132,7 +139,7 @@ def measure(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
         make(list(chosen.values()), seeds)
     figures = mixture_report.figures(chosen, results, seeds)
     print(f"\nLoss on held-out text after {options.steps} steps at rate {options.rate}:")
-    print(mixture_report.as_table(figures))
+    print(mixture_report.tabulated(figures))
     return {"steps": options.steps, "rate": options.rate, "rows": figures, "runs": list(results.values())}
 
 

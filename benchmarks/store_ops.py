@@ -1,4 +1,4 @@
-"""What a `WeightStore` costs over plain NumPy: `python -m benchmarks.store_ops [--samples N] [--repeats N]`.
+"""What a `WeightStore` costs over plain NumPy: `python -m benchmarks.store_ops [--samples N] [--repeats N] [--quick]`.
 
 A store of 10**9 samples, of which some are warm, against a plain array of records of the same width in a file mapped
 the same way: in one process, in turns, on random ids of the same set. Two comparisons:
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.harness import machine, save
+from benchmarks.harness import Table, add_form_argument, machine, save
 from weighted_stream.sample_ids import HASHED
 from weighted_stream.store import WeightStore
 
@@ -49,7 +49,11 @@ def plain_array(records: int) -> npt.NDArray[Any]:
 
 def plain_get(array: npt.NDArray[Any], ids: Ids) -> dict[str, npt.NDArray[Any]]:
     """The columns that `WeightStore.get` returns."""
-    found = array[ids].view(PLAIN)
+    return columns_of(array[ids].view(PLAIN))
+
+
+def columns_of(found: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """Records as columns, NaN where nothing is known."""
     unseen = found["visits"] == 0
     columns = {name: found[name].copy() for name in ("loss", "last_loss", "weight", "similarity")}
     for name in ("loss", "last_loss", "weight"):
@@ -64,13 +68,17 @@ def plain_get(array: npt.NDArray[Any], ids: Ids) -> dict[str, npt.NDArray[Any]]:
 def plain_update(array: npt.NDArray[Any], ids: Ids, loss: Floats, weight: Floats, step: int) -> None:
     """What `WeightStore.update` writes."""
     found = array[ids]
-    fields = found.view(PLAIN)
+    change(found.view(PLAIN), loss, weight, step)
+    array[ids] = found
+
+
+def change(fields: npt.NDArray[Any], loss: Floats, weight: Floats, step: int) -> None:
+    """One observation of each of these records."""
     fields["visits"] += 1
     fields["loss"] += (loss - fields["loss"]) / np.minimum(fields["visits"], 10).astype(np.float32)
     fields["last_loss"] = loss
     fields["weight"] = weight
     fields["last_step"] = step
-    array[ids] = found
 
 
 def bare_update(array: npt.NDArray[Any], ids: Ids) -> None:
@@ -186,15 +194,28 @@ def logging(repeats: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=100_000, help="how many of the samples are warm")
-    parser.add_argument("--repeats", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, help="default: 2,000; quick: 200")
+    add_form_argument(parser)
     arguments = parser.parse_args()
+    repeats = arguments.repeats or (200 if arguments.quick else 2000)
     print(machine())
     print("median (10 %-90 %) per call, and the ratio of medians")
-    dense(2000, arguments.repeats)
-    dense(arguments.samples, arguments.repeats)
-    hashed(arguments.samples, arguments.repeats)
-    logging(arguments.repeats)
-    save("store_ops", {"capacity": CAPACITY, "calls": FIGURES})
+    dense(2000, repeats)
+    dense(arguments.samples, repeats)
+    hashed(arguments.samples, repeats)
+    logging(repeats)
+    save("store_ops", {"capacity": CAPACITY, "calls": FIGURES}, [as_table(FIGURES)])
+
+
+def as_table(figures: list[dict[str, Any]]) -> Table:
+    """Every call, and the store over whoever does the same."""
+    rows = []
+    for one in figures:
+        times = one["microseconds"]
+        rival = next(kind for kind in ("same work", "dict + NumPy") if kind in times)
+        rows.append([one["what"], one["batch"], times["store"], rival, times[rival], times["store"] / times[rival]])
+    columns = [("call", ""), ("batch", "samples"), ("store", "µs"), ("rival", ""), ("rival's", "µs"), ("ratio", "")]
+    return Table("Store over NumPy doing the same work, medians", columns, rows)
 
 
 if __name__ == "__main__":

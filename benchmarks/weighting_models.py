@@ -29,11 +29,10 @@ from typing import Any
 import torch
 
 from benchmarks.digits_runs import EVALUATE_EVERY, METHODS, Method, run
-from benchmarks.harness import Spread, machine, save, table
+from benchmarks.harness import Spread, Table, add_form_argument, machine, picture, save
 from benchmarks.noisy_labels import NOISE
 
 CHOOSING = range(1000, 1002)
-PICTURE = Path(__file__).parents[1] / "docs" / "corrupted_share.png"
 
 
 def chosen(method: Method, steps: int, seeds: Sequence[int] = CHOOSING) -> dict[str, Any]:
@@ -69,14 +68,15 @@ def above(rows: Mapping[str, Mapping[str, Any]], name: str) -> str:
     return f"{sum(mine['end'] > theirs['end'] for mine, theirs in pairs)} of {len(pairs)}"
 
 
-def as_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def as_table(rows: Mapping[str, Mapping[str, Any]], steps: int = 1000) -> Table:
     headings = ["weights", "at the end", "above uniform", "picked", "on drawn labels: first", "last", "CPU s", "chosen"]
     lines = []
     for name, row in rows.items():
         shares = ["" if row[key] is None else row[key] for key in ("share at first", "share at last")]
         options = " ".join(f"{key}={value}" for key, value in row["options"].items())
-        lines.append([name, row["end"], above(rows, name), row["picked"], *shares, f"{row['seconds']:.1f}", options])
-    return table(headings, lines)
+        lines.append([name, row["end"], above(rows, name), row["picked"], *shares, row["seconds"], options])
+    title = f"Test accuracy, {NOISE:.0%} of the labels drawn at random, {steps} steps, median (range) of the seeds"
+    return Table(title, [(heading, "") for heading in headings], lines)
 
 
 def draw(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
@@ -101,11 +101,14 @@ def draw(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.weighting_models")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, help="default: 5; quick: 1")
+    parser.add_argument("--steps", type=int, help="default: 1,000; quick: 250")
+    add_form_argument(parser)
     parser.add_argument("--only", action="append", choices=list(METHODS), help="this row; may be repeated")
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args(argv)
+    options.seeds = options.seeds or (1 if options.quick else 5)
+    options.steps = options.steps or (250 if options.quick else 1000)
     warnings.filterwarnings("ignore", category=RuntimeWarning)
     torch.set_num_threads(1)
     print(machine())
@@ -117,11 +120,11 @@ def main(argv: list[str] | None = None) -> None:
         best = chosen(method, options.steps) if known is None else known["options"]
         rows[name] = figures_of([run(method, best, seed, options.steps) for seed in range(options.seeds)])
         print(name, rows[name]["end"], best, f"{time.perf_counter() - start:.0f} s", sep="  ", flush=True)
-    print(f"\n{NOISE:.0%} of the labels drawn at random, {options.steps} steps, {options.seeds} seeds, median (range):")
-    print(as_table(rows))
+    shown = as_table(rows, options.steps)
+    print(f"\n{shown}")
     if not options.no_save:
-        save("weighting_models", {"steps": options.steps, "seeds": options.seeds, "rows": rows})
-        draw(rows, PICTURE)
+        save("weighting_models", {"steps": options.steps, "seeds": options.seeds, "rows": rows}, [shown])
+        draw(rows, picture("corrupted_share"))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_mixture import write_small_mixture
 
-from benchmarks import harness, mixtures
+from benchmarks import harness, mixtures, tables
 
 
 def test_pairs_alternate_and_ratios_go_pair_by_pair() -> None:
@@ -35,12 +35,30 @@ def test_pairs_alternate_and_ratios_go_pair_by_pair() -> None:
 
 
 def test_results_are_kept_with_their_machine(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    harness.save("x", {"ratio": harness.Spread.of([1.0, 2.0, 4.0])})
-    kept = json.loads((tmp_path / "x.json").read_text())
+    monkeypatch.setenv(harness.FOLDER, str(tmp_path / "mine"))
+    monkeypatch.setattr("sys.argv", ["x", "--data", str(tmp_path), "--quick"])
+    spread = harness.Spread.of([1.0, 2.0, 4.0])
+    columns = [("what", ""), ("time", "µs"), ("n", "")]
+    shown = harness.Table("A title", columns, [["a|b", spread, 12_345], ["c", None, 0.12345]], "A note.")
+    file = harness.save("x", {"ratio": spread}, [shown])
+    assert file == tmp_path / "mine" / "x.json"
+    kept = json.loads(file.read_text())
     assert kept["ratio"] == {"median": 2.0, "low": 1.0, "high": 4.0}
     assert "torch" in kept["machine"]
+    assert kept["command"].endswith(f"--data {tmp_path.name} --quick")
+    assert str(tmp_path) not in kept["command"]
     assert str(harness.Spread(2.0, 1.0, 4.0)) == "2 (1–4)"
+    assert harness.Table.from_json(kept["tables"][0]) == shown
+    page = tables.write(tmp_path / "mine").read_text()
+    assert "| what | time, µs | n |" in page
+    assert "| a\\|b | 2 (1–4) | 12,345 |\n| c |  | 0.1235 |\n\nA note." in page
+
+
+def test_pictures_of_published_results_go_to_the_documents(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(harness.FOLDER, str(harness.PUBLISHED))
+    assert harness.picture("a") == harness.PUBLISHED.parents[1] / "docs" / "a.png"
+    monkeypatch.setenv(harness.FOLDER, str(tmp_path))
+    assert harness.picture("a") == tmp_path / "a.png"
 
 
 def test_tables_line_up() -> None:
@@ -144,7 +162,7 @@ def test_scores_made_before_the_run_and_ahead_of_it_are_the_same(data_folder: Pa
     settings = {"uniform": Setting("uniform"), "similarity": Setting("similarity")}
     results = {(settings["uniform"], 0): uniform, (settings["similarity"], 0): before}
     rows = mixture_report.figures(settings, results, [0])
-    assert [line.split()[0] for line in mixture_report.as_table(rows).splitlines()[2:]] == list(settings)
+    assert [line[0] for line in mixture_report.tabulated(rows).rows] == list(settings)
     assert rows[0]["steps to uniform's"] == [2]
 
 

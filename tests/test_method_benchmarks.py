@@ -145,21 +145,21 @@ def measured(method: str, report: list[float], budget: float = 1.0) -> list[dict
     return [{"setting": setting, "seed": seed, "steps": 10, "losses": loss, **same} for seed, loss in enumerate(losses)]
 
 
-def test_tables_compare_with_random_seed_by_seed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_compare_with_random_seed_by_seed() -> None:
     ours, random = rows_at("Filter-then-Weight", [0.05])[0], rows_at("random", [0.05])[0]
     figures = [
         selection.figure(random, measured("random", [4.0, 3.0])),
         selection.figure(ours, measured("ftw", [3.5, 3.1], 0.05)),
     ]
     selection.compare(figures)
-    selection.print_tables(figures)
-    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    (equal_steps, empty) = selection.tables_of(figures)
+    assert (equal_steps.title, empty.rows) == ("Budget 5%, equal steps", [])
+    lines = [line.split("  ") for line in str(equal_steps).splitlines()]
     cells = {line[0]: [cell.strip() for cell in line if cell.strip()] for line in lines}
     assert cells["Filter-then-Weight"][1:] == (
-        ["100", "0.01", "3.300", "0.283", "1 of 2", "4.500", "0.000", "0.40", "0.50", "0.90", "2.00", "1.0"]
+        ["100", "0.01", "3.3", "0.2828", "1 of 2", "4.5", "0", "0.4", "0.5", "0.9", "2", "1"]
     )
-    assert cells["random"][3:5] == ["3.500", "0.707"]
-    assert ["Budget 5%, equal steps:"] in lines
+    assert cells["random"][3:5] == ["3.5", "0.7071"]
 
 
 def test_kept_runs_are_not_made_again(tmp_path: Path) -> None:
@@ -194,8 +194,7 @@ def test_the_share_of_weight_on_labels_drawn_at_random(digit_rows: dict[str, dic
 
 def test_the_table_and_picture_of_shares(digit_rows: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    lines = weighting_models.as_table(digit_rows).splitlines()
-    assert [line.split("  ")[0] for line in lines[2:]] == list(digit_rows)
+    assert [line[0] for line in weighting_models.as_table(digit_rows).rows] == list(digit_rows)
     weighting_models.draw(digit_rows, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
@@ -286,13 +285,36 @@ def test_a_row_of_the_costs() -> None:
     assert "of a plain step" in method_cost.explained(reason)
     row = {"method": name, "ms": ours, "plain ms": theirs, "time ratio": Spread(1.2, 1.1, 1.3)}
     row |= {"wanted": 1.5, "MiB": 10.0, "memory ratio": 2.0}
-    assert method_cost.as_table([row]).splitlines()[2].endswith("1.2 (1.1–1.3)       ≤ 1.5   10        2.00")
+    shown = str(method_cost.tabulated("tiny", {"parameters": 10**6, "rows": [row]}, "said")).splitlines()
+    assert shown[3].split("  ")[-1] == "2"
+    assert "1.2 (1.1–1.3)" in shown[3]
+    assert "≤ 1.5" in shown[3]
+    assert shown[-1] == "said"
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("name", method_cost_runs.IN_PARTS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_step_in_parts_is_the_step(name: str) -> None:
+    steps = {}
+    for parts in (1, 4):
+        torch.manual_seed(0)
+        setup = method_cost.setup_of("tiny", "cpu", 8, parts)
+        step = method_cost_runs.METHODS[name](setup)
+        step()
+        steps[parts] = torch.cat([p.detach().flatten() for p in setup.model.parameters()])
+    torch.testing.assert_close(steps[1], steps[4], rtol=0, atol=1e-5)
 
 
 def test_bounds_and_parts_are_of_methods_that_are_measured() -> None:
     assert method_cost_runs.BOUNDS.keys() <= method_cost_runs.METHODS.keys()
     assert method_cost_runs.PARTS.keys() <= method_cost_runs.BOUNDS.keys()
     assert method_cost_runs.STEPS.keys() <= method_cost_runs.METHODS.keys()
+    assert {
+        *method_cost_runs.IN_PARTS,
+        *method_cost_runs.WITHIN_A_HUNDREDTH,
+        *method_cost.QUICK,
+    } <= method_cost_runs.METHODS.keys()
 
 
 @pytest.mark.parametrize("size", ["1M", "30M", "124M", "350M"])
