@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from global_batches import Batches
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from weighted_stream import LightningWeights, LinUpper, WeightedStream
@@ -47,25 +46,25 @@ def fit(folder: str, rank: int = 0, ranks: int = 1, resume: str | None = None) -
         devices=ranks,
         strategy="ddp" if ranks > 1 else "auto",
         accumulate_grad_batches=2,
-        callbacks=[LightningWeights(stream), ModelCheckpoint(folder, every_n_train_steps=6, filename="{step}")],
+        callbacks=[LightningWeights(stream)],
         default_root_dir=folder,
         logger=False,
+        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
     trainer.fit(model, stream.loader(batch_sampler=Batches(mine)), ckpt_path=resume)
+    trainer.save_checkpoint(f"{folder}/end.ckpt")
     records = stream.store.get(range(SAMPLES))
     kept = {name: torch.from_numpy(records[name]) for name in ("loss", "weight", "visits", "last_step")}
     return kept | {name: value.detach().clone() for name, value in model.state_dict().items()}, stream
 
 
-def one_rank(rank: int, ranks: int, folder: str, alone: str) -> None:
-    """One of several: the whole run, and the rest of it from a checkpoint of two, or of one."""
+def one_rank(rank: int, ranks: int, folder: str) -> None:
+    """One of several."""
     os.environ["TORCHELASTIC_RUN_ID"] = "test"
     torch.distributed.init_process_group("gloo")
-    resumed = {"again": f"{folder}/step=6.ckpt", "more": f"{alone}/step=6.ckpt"}
-    for name, checkpoint in {"whole": None, **resumed}.items():
-        found, stream = fit(alone if name == "more" else folder, rank, ranks, checkpoint)
-        torch.save(found, Path(folder) / f"{name}{rank}.pt")
-        stream.close()
+    found, stream = fit(folder, rank, ranks)
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    stream.close()

@@ -1,4 +1,4 @@
-"""Two ranks under Lightning train as one process does, and each goes on from the other's checkpoint."""
+"""Two ranks under Lightning train as one process does."""
 
 from __future__ import annotations
 
@@ -18,20 +18,14 @@ pytestmark = [
 ]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(240)
 def test_two_ranks_are_one_process(tmp_path: Path) -> None:
     import lightning_ranks
 
-    alone = str(tmp_path / "alone")
-    expected, stream = lightning_ranks.fit(alone)
+    run_ranks_of_environment(lightning_ranks.one_rank, 2, 2, str(tmp_path))
+    expected, stream = lightning_ranks.fit(str(tmp_path / "alone"))
     stream.close()
-    run_ranks_of_environment(lightning_ranks.one_rank, 2, 2, str(tmp_path), alone)
-    found, stream = lightning_ranks.fit(str(tmp_path), resume=str(tmp_path / "step=6.ckpt"))
-    torch.save(found, tmp_path / "fewer.pt")
-    stream.close()
-    for name in ("whole0", "whole1", "again0", "again1", "more0", "more1", "fewer"):
-        found = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for key, values in expected.items():
-            torch.testing.assert_close(
-                found[key], values, rtol=1e-4, atol=1e-5, equal_nan=True, msg=lambda m, k=key, n=name: f"{n} {k}: {m}"
-            )
+            torch.testing.assert_close(found[key], values, rtol=1e-4, atol=1e-5, equal_nan=True)
