@@ -44,7 +44,7 @@ class Model(ComposerModel):
         return (outputs - batch["x"].sum(1)).square()
 
 
-def fit(folder: str, rank: int = 0, ranks: int = 1, load: str | None = None) -> dict[str, Any]:
+def fit(folder: str, rank: int = 0, ranks: int = 1, load: str | None = None, size: int = 8) -> dict[str, Any]:
     """Two epochs in micro-batches."""
     stream_folder = f"{folder}/weights"
     model = Model()
@@ -53,7 +53,7 @@ def fit(folder: str, rank: int = 0, ranks: int = 1, load: str | None = None) -> 
     sampler = torch.utils.data.DistributedSampler(range(SAMPLES), ranks, rank, shuffle=False)
     trainer = Trainer(
         model=model,
-        train_dataloader=weights.loader(batch_size=8 // ranks, sampler=sampler),
+        train_dataloader=weights.loader(batch_size=size // ranks, sampler=sampler),
         algorithms=weights,
         device_train_microbatch_size=2,
         optimizers=torch.optim.SGD(model.parameters(), lr=0.1),
@@ -76,9 +76,15 @@ def fit(folder: str, rank: int = 0, ranks: int = 1, load: str | None = None) -> 
     return kept
 
 
-def one_rank(rank: int, ranks: int, folder: str) -> None:
-    """One of several: the whole run, and the rest of it from a checkpoint."""
+def one_rank(rank: int, ranks: int, folder: str, alone: str) -> None:
+    """One of several: the whole run, and the rest of it from a checkpoint of two, or of one."""
     dist.initialize_dist("cpu")
     torch.save(fit(folder, rank, ranks), Path(folder) / f"{rank}.pt")
-    (checkpoint,) = Path(folder, "checkpoints").glob("*-ba10-rank0.pt")
-    torch.save(fit(folder, rank, ranks, str(checkpoint)), Path(folder) / f"again{rank}.pt")
+    torch.save(fit(folder, rank, ranks, checkpoint(folder)), Path(folder) / f"again{rank}.pt")
+    torch.save(fit(alone, rank, ranks, checkpoint(alone)), Path(folder) / f"more{rank}.pt")
+
+
+def checkpoint(folder: str) -> str:
+    """Saved in the midst of the second epoch."""
+    (found,) = Path(folder, "checkpoints").glob("*-ba10-rank0.pt")
+    return str(found)

@@ -19,7 +19,9 @@ class WeightedTrainer(WeightedTrainerMixin, Trainer):
     """The Trainer with weights."""
 
 
-def train(folder: str, accumulation: int, steps: int = 10, resume: bool = False) -> WeightedTrainer:
+def train(
+    folder: str, accumulation: int, steps: int = 10, resume: bool = False, chunk_size: int | None = None
+) -> WeightedTrainer:
     """Ten optimizer steps of 16 samples each."""
     torch.manual_seed(0)
     config = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=50, n_positions=8, bos_token_id=0, eos_token_id=0)
@@ -48,6 +50,7 @@ def train(folder: str, accumulation: int, steps: int = 10, resume: bool = False)
         train_dataset=Dataset.from_dict({"input_ids": tokens.tolist(), "labels": tokens.tolist()}),
         strategy=LinUpper(r=1.0, window="running", memory=256),
         store=f"{folder}/weights",
+        chunk_size=chunk_size,
     )
     trainer.train(resume_from_checkpoint=f"{folder}/checkpoint-5" if resume else None)
     return trainer
@@ -60,11 +63,12 @@ def outcome(trainer: WeightedTrainer) -> dict[str, torch.Tensor]:
     return model | {name: torch.from_numpy(records[name]) for name in ("loss", "weight", "visits", "last_step")}
 
 
-def one_rank(rank: int, ranks: int, folder: str) -> None:
+def one_rank(rank: int, ranks: int, folder: str, alone: str) -> None:
     """One of several; the Trainer makes the group of ranks by itself."""
-    trainer = train(folder, accumulation=4 // ranks)
+    trainer = train(folder, accumulation=4 // ranks, chunk_size=13)
     torch.save(outcome(trainer), Path(folder) / f"{rank}.pt")
     trainer.stream.close()
-    again = train(folder, accumulation=4 // ranks, resume=True)
-    torch.save(outcome(again), Path(folder) / f"again{rank}.pt")
-    again.stream.close()
+    for name, where in (("again", folder), ("more", alone)):
+        again = train(where, accumulation=4 // ranks, resume=True)
+        torch.save(outcome(again), Path(folder) / f"{name}{rank}.pt")
+        again.stream.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +395,44 @@ def test_uniform_weights_equal_a_hugging_face_model_without_us() -> None:
     ).fit()
     without = nn.utils.parameters_to_vector(bare.parameters()).detach()
     torch.testing.assert_close(run.parameters(), without, atol=1e-6, rtol=0)
+
+
+def without_logits() -> Any:
+    """A model whose fused loss gives no logits in training."""
+    model = language_model()
+    own = model.forward
+
+    @wraps(own)  # Composer looks at its arguments
+    def fused(*args: Any, labels: Any = None, **kwargs: Any) -> Any:
+        outputs = own(*args, labels=labels, **kwargs)
+        if labels is not None and model.training:
+            outputs["logits"] = None
+        return outputs
+
+    model.forward = fused
+    return HuggingFaceModel(model, shift_labels=True)
+
+
+@pytest.mark.parametrize("more", [{}, {"extra_forward": True}], ids=["parts", "extra forward"])
+def test_chunks_in_place_of_logits(more: dict[str, Any]) -> None:
+    strategy = LinUpper if more else running
+    with pytest.raises(LossError, match="chunk_size=1024"):
+        Run(strategy(), 3, model=without_logits(), dataset=Texts(), weights={"losses": causal_lm_losses, **more}).fit()
+    model, texts = HuggingFaceModel(language_model(), shift_labels=True), Texts(uneven=True)
+    whole = Run(strategy(), 3, model=model, dataset=texts, weights={"losses": causal_lm_losses, **more}).fit()
+    chunked = without_logits()
+    forward = chunked.model.forward
+    run = Run(strategy(), 3, model=chunked, dataset=texts, weights={"chunk_size": 5, **more}).fit()
+    np.testing.assert_allclose(run.losses(), whole.losses(), atol=1e-5)
+    torch.testing.assert_close(run.parameters(), whole.parameters(), atol=1e-5, rtol=0)
+    assert chunked.model.forward is forward
+
+
+def test_chunks_of_what_is_no_language_model_are_refused() -> None:
+    with pytest.raises(LossError, match="chunk_size="):
+        Run(running(), weights={"chunk_size": 5}).fit()
+    with pytest.raises(LossError, match="one of them"):
+        Run(running(), weights={"chunk_size": 5, "losses": causal_lm_losses})
 
 
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")

@@ -116,8 +116,11 @@ def arguments(folder: Path, **more: Any) -> TrainingArguments:
     )
 
 
+OURS = ("store", "losses", "chunk_size", "extra_forward", "data_collator")
+
+
 def trainer(folder: Path, strategy: Strategy, *, model: Any = None, dataset: Any = None, **more: Any) -> Any:
-    ours = {name: more.pop(name) for name in ("store", "losses", "extra_forward", "data_collator") if name in more}
+    ours = {name: more.pop(name) for name in OURS if name in more}
     made = WeightedTrainer(
         language_model() if model is None else model,
         arguments(folder, **more),
@@ -519,7 +522,7 @@ class NoLogits(nn.Module):
 
 
 def test_a_model_without_logits_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LossError, match="chunked_cross_entropy"):
+    with pytest.raises(LossError, match="chunk_size=1024 of WeightedTrainerMixin"):
         trainer(tmp_path, Uniform(), model=NoLogits()).train()
 
 
@@ -574,6 +577,17 @@ def test_dispatched_batches(tmp_path: Path) -> None:
     without.train()
     torch.testing.assert_close(parameters(made), parameters(without), atol=1e-6, rtol=0)
     assert made.stream.stats()["samples"] == 80
+
+
+@pytest.mark.parametrize("more", [{}, {"chunk_size": 16}], ids=["logits", "chunks"])
+def test_torch_compile(tmp_path: Path, more: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    compiled = trainer(tmp_path, running(), torch_compile=True, torch_compile_backend="aot_eager", max_steps=3, **more)
+    eager = trainer(tmp_path, running(), max_steps=3)
+    compiled.train()
+    eager.train()
+    torch.testing.assert_close(parameters(compiled), parameters(eager), atol=1e-5, rtol=0)
+    assert compiled.evaluate(texts())["eval_loss"] == pytest.approx(eager.evaluate(texts())["eval_loss"], abs=1e-4)
 
 
 def test_lora(tmp_path: Path) -> None:

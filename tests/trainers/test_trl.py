@@ -1,8 +1,7 @@
-"""WeightedTrainerMixin in TRL's trainers."""
+"""WeightedTrainerMixin in TRL's SFTTrainer."""
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,124 +13,16 @@ from torch.nn import functional as F
 
 pytest.importorskip("trl")
 
-import datasets
-import transformers
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from small_trl import language_model, logged, parameters, quiet, running, sft
 
-from weighted_stream import LinUpper, LossError, SourceError, Strategy, Uniform, WeightedTrainerMixin, WindowError
+from weighted_stream import LinUpper, LossError, Uniform, WindowError
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning:trl"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*padding-free.*:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*flash attention.*:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*attention implementation.*:UserWarning"),
-]
-
-SAMPLES, VOCABULARY = 88, 64
-running = partial(LinUpper, window="running", memory=64)
-
-
-class WeightedSFT(WeightedTrainerMixin, SFTTrainer):
-    """What a user writes, and a diary of the ids of each optimizer step."""
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        batches, items = super().get_batch_samples(*args, **kwargs)
-        if not hasattr(self, "diary"):
-            self.diary: list[list[list[int]]] = []
-        self.diary.append([batch["sample_id"].tolist() for batch in batches])
-        return batches, items
-
-
-def tokenizer() -> Any:
-    words = {f"w{number}": number for number in range(VOCABULARY - 2)} | {"<pad>": 62, "<eos>": 63}
-    made = Tokenizer(WordLevel(words, unk_token="<pad>"))
-    made.pre_tokenizer = Whitespace()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<eos>")
-
-
-def texts() -> Any:
-    generator = torch.Generator().manual_seed(1)
-    rows = torch.randint(0, VOCABULARY - 2, (SAMPLES, 12), generator=generator).tolist()
-    return datasets.Dataset.from_dict(
-        {"text": [" ".join(f"w{number}" for number in row[: 5 + at % 7]) for at, row in enumerate(rows)]}
-    )
-
-
-def language_model() -> Any:
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        n_layer=2,
-        n_embd=32,
-        n_head=2,
-        vocab_size=VOCABULARY,
-        n_positions=64,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=63,
-        eos_token_id=63,
-        pad_token_id=62,
-    )
-    return transformers.GPT2LMHeadModel(config)
-
-
-def arguments(kind: Any, folder: Path, **more: Any) -> Any:
-    return kind(
-        **{
-            "output_dir": str(folder),
-            "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": 4,
-            "max_steps": 10,
-            "learning_rate": 0.2,
-            "lr_scheduler_type": "constant",
-            "optim": "sgd",
-            "max_grad_norm": 0.0,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": [],
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "dataloader_pin_memory": False,
-            "disable_tqdm": True,
-            "seed": 3,
-            **more,
-        }
-    )
-
-
-def sft(folder: Path, strategy: Strategy | None, **more: Any) -> Any:
-    ours = {name: more.pop(name) for name in ("store", "losses", "extra_forward") if name in more}
-    kind: Any = SFTTrainer if strategy is None else partial(WeightedSFT, strategy=strategy, **ours)
-    made = kind(
-        model=language_model(),
-        args=arguments(SFTConfig, folder, **more),
-        train_dataset=texts(),
-        processing_class=tokenizer(),
-    )
-    made.remove_callback(transformers.PrinterCallback)
-    return made
-
-
-def parameters(made: Any) -> torch.Tensor:
-    return nn.utils.parameters_to_vector(made.model.parameters()).detach()
-
-
-def logged(made: Any, name: str = "loss") -> list[float]:
-    return [entry[name] for entry in made.state.log_history if name in entry]
-
+pytestmark = quiet
 
 PADDING_FREE = {"padding_free": True, "max_length": None}
-PACKED = {"packing": True, "max_length": 24}
 
 
-@pytest.mark.parametrize("more", [{}, PADDING_FREE, PACKED], ids=["padded", "padding-free", "packed"])
+@pytest.mark.parametrize("more", [{}, PADDING_FREE], ids=["padded", "padding-free"])
 def test_uniform_weights_equal_training_without_us(tmp_path: Path, more: dict[str, Any]) -> None:
     made, without = sft(tmp_path, Uniform(), **more), sft(tmp_path, None, **more)
     made.train()
@@ -210,20 +101,5 @@ def test_other_losses_of_sft_are_refused(tmp_path: Path) -> None:
         sft(tmp_path, Uniform(), loss_type="dft")
     with pytest.raises(LossError, match="losses"):
         sft(tmp_path, Uniform(), losses=print)
-
-
-def test_losses_of_pairs_are_refused(tmp_path: Path) -> None:
-    class WeightedDPO(WeightedTrainerMixin, DPOTrainer):
-        pass
-
-    pairs = datasets.Dataset.from_dict({"prompt": ["w1 w2"] * 8, "chosen": ["w3 w4"] * 8, "rejected": ["w5 w6"] * 8})
-    made = WeightedDPO(
-        model=language_model(),
-        ref_model=language_model(),
-        args=arguments(DPOConfig, tmp_path),
-        train_dataset=pairs,
-        processing_class=tokenizer(),
-        strategy=Uniform(),
-    )
-    with pytest.raises((SourceError, LossError), match="DPO"):
-        made.train()
+    with pytest.raises(LossError, match="chunk_size"):
+        sft(tmp_path, Uniform(), chunk_size=64)

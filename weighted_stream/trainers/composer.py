@@ -13,6 +13,7 @@ from weighted_stream.errors import LossError, SourceError, StateError, WindowErr
 from weighted_stream.figures.batch_figures import BatchFigures
 from weighted_stream.state import check_keys
 from weighted_stream.stream import WeightedStream
+from weighted_stream.trainers.chunked_head import ChunkedModel
 from weighted_stream.trainers.epochs import Epochs
 from weighted_stream.trainers.parts import Parts, each, length_of
 
@@ -20,6 +21,7 @@ try:
     from composer.core import Algorithm, DataSpec, Event, State
     from composer.core.precision import get_precision_context
     from composer.loggers import Logger
+    from composer.models import HuggingFaceModel
     from composer.utils import dist, reproducibility
 except ImportError as error:
     raise missing_extra("composer", "composer") from error
@@ -45,19 +47,24 @@ class ComposerWeights(Algorithm):
 
     The weights are multiplied into ``state.loss`` at ``Event.AFTER_LOSS``; Composer takes the mean over samples, of
     each micro-batch by its share. Checkpoints hold the state of the stream: a run from ``load_path`` goes on within the
-    epoch as if it had not stopped. The figures of `StepLog` are logged after each batch, as ``weights/…``.
+    epoch as if it had not stopped; other ranks go on within it as long as a step has as many samples. The figures of
+    `StepLog` are logged after each batch, as ``weights/…``.
 
     Args:
         stream: made without ``as_dict``: the model sees the batches that it would see without us, of any type.
         losses: ``losses(outputs, batch) -> (B,)``, in place of ``model.loss``; for ``HuggingFaceModel``, whose own loss
             is a mean over the batch, `causal_lm_losses` or `label_losses`. None: ``model.loss`` returns (B,) by itself,
             as ``ComposerClassifier`` does with ``loss_fn=partial(cross_entropy, reduction="none")``.
+        chunk_size: for a ``HuggingFaceModel`` with a large vocabulary: make the losses from hidden states and output
+            weights, `chunked_cross_entropy`, with the logits of so many tokens (1024, say) at a time. The same losses
+            and gradients; in place of ``losses``. None: from what the model gives.
         extra_forward: run the micro-batches of a batch forward beforehand, without gradients, if the strategy needs all
             losses at once. Its losses (with their own dropout) decide, and are what the store remembers.
         prefix: of the logged names.
 
     Raises:
         SourceError: for a stream with ``as_dict=True``.
+        LossError: for ``chunk_size`` beside ``losses``; when training begins, for a model that it cannot be used on.
 
     Example:
         >>> from functools import partial
@@ -86,6 +93,7 @@ class ComposerWeights(Algorithm):
         stream: WeightedStream,
         losses: Callable[[Any, Any], Tensor] | None = None,
         *,
+        chunk_size: int | None = None,
         extra_forward: bool = False,
         prefix: str = "weights",
     ) -> None:
@@ -97,8 +105,17 @@ class ComposerWeights(Algorithm):
                 expected="one that yields (batch, weight)",
                 do="leave as_dict out",
             )
+        if chunk_size is not None and losses is not None:
+            raise LossError(
+                "chunk_size makes the losses, and so does losses=.",
+                found=f"chunk_size={chunk_size}, losses={losses!r}",
+                expected="one of them",
+                do="leave losses out for the cross-entropy of a language model",
+            )
         self.stream, self.losses, self.extra_forward, self.prefix = stream, losses, extra_forward, prefix
         self._figures = BatchFigures(stream)
+        self._chunk_size = chunk_size
+        self._chunked: ChunkedModel | None = None
         self._epochs: Epochs | None = None
         self._spec: Any = None
         self._batch: Any = None
@@ -106,6 +123,7 @@ class ComposerWeights(Algorithm):
         self._fresh = True  # has not trained since it was made or loaded
         self._loaded = False
         self._random: Any = None  # to be put back before the first batch
+        self._batches: int | None = None  # in an epoch, where other ranks have saved
 
     def loader(self, *, seed: int = 0, data_spec: Mapping[str, Any] | None = None, **arguments: Any) -> DataSpec:
         """The ``train_dataloader``: batches as the dataset and its collate function make them.
@@ -138,6 +156,10 @@ class ComposerWeights(Algorithm):
         """Do it."""
         if event == Event.FIT_START:
             self._begin(state)
+            self._begin_chunks(state)
+        elif event == Event.FIT_END and self._chunked is not None:
+            self._chunked.end()
+            self._chunked = None
         elif event == Event.BEFORE_DATALOADER:
             self._restore_random_state()
         elif event == Event.BEFORE_TRAIN_BATCH:
@@ -156,25 +178,21 @@ class ComposerWeights(Algorithm):
     def state_dict(self) -> dict[str, Any]:
         """The stream's state and the random state of all ranks, for Composer's checkpoint."""
         states = dist.all_gather_object(self.stream.state_dict())
-        return {**super().state_dict(), "streams": states, "random": reproducibility.get_rng_state()}
+        own = {"streams": states, "random": reproducibility.get_rng_state(), "batches": self._length()}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = False) -> None:
-        """Go on from there.
+        """Go on from there, on as many ranks or on others.
 
         Raises:
-            StateError: for a state of another number of ranks, or that the stream refuses.
+            StateError: for a state of something else, or that the stream refuses.
         """
-        check_keys("ComposerWeights' state", state, ("repr", "streams", "random"))
-        ranks = dist.get_world_size()
-        if len(state["streams"]) != ranks:
-            raise StateError(
-                "This checkpoint was saved by another number of ranks.",
-                found=f"{len(state['streams'])} ranks",
-                expected=f"{ranks}",
-                do=f"go on with {len(state['streams'])} ranks, or begin anew with load_weights_only=True",
-            )
-        self.stream.load_state_dict(state["streams"][dist.get_global_rank()])
+        check_keys("ComposerWeights' state", state, ("repr", "streams", "random", "batches"))
+        streams, ranks = state["streams"], dist.get_world_size()
+        # Any rank's state serves any other number of ranks; the random state is Composer's to share out.
+        self.stream.load_state_dict(streams[dist.get_global_rank() if len(streams) == ranks else 0])
         self._random, self._loaded, self._fresh = state["random"], True, True
+        self._batches = None if len(streams) == ranks else state["batches"]
 
     def __repr__(self) -> str:
         return f"ComposerWeights({self.stream!r})"
@@ -188,7 +206,7 @@ class ComposerWeights(Algorithm):
                 expected="the loader of these ComposerWeights",
                 do="Trainer(train_dataloader=weights.loader(batch_size=...), algorithms=weights)",
             )
-        size = length_of(self._epochs)
+        size = self._length()
         if state.dataloader_len is not None and int(state.dataloader_len) != size:
             raise SourceError(
                 "An epoch of a stream is the whole of its loader.",
@@ -204,11 +222,36 @@ class ComposerWeights(Algorithm):
                     expected="a checkpoint that was saved with ComposerWeights",
                     do="load_weights_only=True, to begin anew from its weights",
                 )
+            if self._batches not in (None, size):
+                raise StateError(
+                    "Another number of ranks can finish this epoch with steps of as many samples only.",
+                    found=f"{size} batches in an epoch",
+                    expected=f"{self._batches}, as the ranks that saved it had",
+                    do="a batch_size with which batch_size * ranks is as it was",
+                )
             if not self._fresh:  # a second fit(): the next `for` shall finish the epoch
                 self.stream.load_state_dict(self.stream.state_dict())
         # Composer must not read and drop what was read before: the stream begins where it stands.
         state.dataset_resumption["train"] = True
         self._fresh = False
+
+    def _length(self) -> int | None:
+        return None if self._epochs is None else length_of(self._epochs)
+
+    def _begin_chunks(self, state: State) -> None:
+        """From here on the model gives a loss for each sample."""
+        if self._chunk_size is None or self._chunked is not None:
+            return
+        model: Any = _inside(state.model)
+        if not isinstance(model, HuggingFaceModel) or model.get_metrics(is_train=True):
+            raise LossError(
+                "chunk_size= cannot make this model's losses from its hidden states.",
+                found=type(model).__name__
+                + (" with metrics of its logits" if isinstance(model, HuggingFaceModel) else ""),
+                expected="a HuggingFaceModel without metrics in training",
+                do="HuggingFaceModel(..., eval_metrics=...) in place of metrics=; or leave chunk_size out",
+            )
+        self._chunked = ChunkedModel(model.model, self._chunk_size, bool(model.shift_labels))
 
     def _restore_random_state(self) -> None:
         """As it was when the checkpoint was saved: Composer leaves that to us, as it leaves the position."""
@@ -231,9 +274,9 @@ class ComposerWeights(Algorithm):
                 f"{whose} does not say what each sample contributes.",
                 found=shape,
                 expected=f"float losses of shape ({count},)",
-                do="ComposerWeights(stream, losses=causal_lm_losses) for a causal HuggingFaceModel, label_losses for "
-                "others; ComposerClassifier(loss_fn=partial(cross_entropy, reduction='none')); else a function "
-                "losses(outputs, batch) -> (B,), e.g. with chunked_cross_entropy in place of a fused loss",
+                do="ComposerWeights(stream, losses=causal_lm_losses) for a causal HuggingFaceModel, chunk_size=1024 if "
+                "it has a fused loss, label_losses for others; ComposerClassifier(loss_fn=partial(cross_entropy, "
+                "reduction='none')); else a function losses(outputs, batch) -> (B,)",
             )
         return losses
 
@@ -275,6 +318,7 @@ def _inside(model: Any) -> Any:
 _EVENTS = frozenset(
     {
         Event.FIT_START,
+        Event.FIT_END,
         Event.BEFORE_DATALOADER,
         Event.BEFORE_TRAIN_BATCH,
         Event.AFTER_LOSS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ import torch
 from torch import Tensor
 
 from weighted_stream.collate import SAMPLE_ID
-from weighted_stream.errors import LossError, SourceError, StrategyError, WindowError, missing_extra
+from weighted_stream.errors import LossError, SourceError, StrategyError, missing_extra
 from weighted_stream.figures.batch_figures import BatchFigures
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.stream import WeightedStream
 from weighted_stream.trainers.keeper import Keeper
-from weighted_stream.trainers.parts import Parts, each
-from weighted_stream.trainers.tagged import LENGTHS, CollateAround, Micro, lost, tagged, taken
-from weighted_stream.trainers.token_losses import fused_tokens, logit_tokens
+from weighted_stream.trainers.packs import are_packs, packed
+from weighted_stream.trainers.pair_losses import PairLoss
+from weighted_stream.trainers.parts import Parts
+from weighted_stream.trainers.tagged import OWNERS, CollateAround, lost, tagged, taken
+from weighted_stream.trainers.trainer_losses import FusedLoss, LogitLoss, TrainerLoss, kind_of
 
 try:
     from transformers import TrainerCallback
@@ -31,6 +34,7 @@ except ImportError as error:
     raise missing_extra("transformers", "hf") from error
 
 PREFIX = "weights/"
+LOSSES: dict[str, type[TrainerLoss]] = {"SFTTrainer": FusedLoss, "DPOTrainer": PairLoss}
 _Base: Any = object  # a Trainer, in the class that the user makes
 
 
@@ -47,15 +51,18 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         trainer = WeightedTrainer(model, args, train_dataset=dataset, strategy=LinUpper(), store="run/weights")
 
     The loaders, samplers and collators stay the Trainer's own; a sample's id goes around the collator. Also for
-    ``Seq2SeqTrainer`` and TRL's ``SFTTrainer``. The loss is ``sum(w * tokens * loss) / num_items_in_batch``, with the
-    mean loss of a sample and its number of labelled tokens: with weights of 1 it is the Trainer's own, whatever the
-    accumulation. Evaluation is as without us.
+    ``Seq2SeqTrainer``, TRL's ``SFTTrainer`` and ``DPOTrainer``. The loss is ``sum(w * tokens * loss) /
+    num_items_in_batch``, with the mean loss of a sample and its number of labelled tokens: with weights of 1 it is the
+    Trainer's own, whatever the accumulation. For the DPOTrainer a pair is a sample, and the loss the mean over pairs.
+    Evaluation is as without us.
 
     A batch is what one optimizer step trains on, on each rank: with ``gradient_accumulation_steps`` the batches of the
     loader are its parts. A strategy that weighs a sample against its whole batch (``window="batch"``) needs all losses
-    before the first backward pass: take ``window="running"``, or pay for ``extra_forward=True``. In a batch that is one
-    long row (``padding_free``, ``packing``), each sample of the dataset that was given (a pack, if packed before) has a
-    weight, for all of its tokens.
+    before the first backward pass: take ``window="running"``, or pay for ``extra_forward=True``. In rows of several
+    samples (SFTConfig's ``padding_free`` and ``packing``, ``DataCollatorWithFlattening``) each sample has a weight, for
+    all of its tokens. If it was cut, and its pieces come in several batches, each of them is weighed. A dataset that
+    was packed before says who is in it by a column ``sample_id``, with an id for each token; without it, each pack has
+    a weight.
 
     Checkpoints hold the state of the stream (``weighted_stream_<rank>.pt``): ``train(resume_from_checkpoint=...)`` goes
     on as if it had not stopped. The figures of `StepLog` since the log before are in the logs, as ``weights/…``.
@@ -67,6 +74,10 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         id_fn: who a sample is, where the dataset does not say, see `WeightedStream`.
         losses: ``losses(outputs, batch) -> (B,)``, for models whose loss is not a cross-entropy of ``logits`` and
             ``labels``; then each sample counts alike, however many tokens it has. ``outputs`` were made without labels.
+        chunk_size: for large vocabularies, and for models whose own loss gives no logits: make the losses from hidden
+            states and output weights, `chunked_cross_entropy`, with the logits of so many tokens (1024, say) at a time.
+            The same losses and gradients; for models that are asked for their logits in training (metrics) it is not.
+            None: from the model's logits. TRL's trainers do the like by themselves.
         extra_forward: run the parts of a batch forward beforehand, without gradients, if the strategy needs all losses
             at once. Its losses (with their own dropout) decide, and are what the store remembers.
         **kwargs: the Trainer's own.
@@ -108,6 +119,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         store: WeightStore | str | PathLike[str] | None = None,
         id_fn: str | Callable[[Any], int | str] | None = None,
         losses: Callable[[Any, Any], Tensor] | None = None,
+        chunk_size: int | None = None,
         extra_forward: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -118,18 +130,18 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
                 expected="a strategy that weighs what the Trainer draws",
                 do="use a loop of your own over stream.loader(...), or ComposerWeights",
             )
-        super().__init__(*args, **kwargs)
         self._strategy, self._store, self._id_fn = strategy, store, id_fn
-        self._losses, self._extra_forward = losses, extra_forward
+        self._extra_forward = extra_forward
         self._stream: WeightedStream | None = None
         self._figures: BatchFigures | None = None
+        self._given: Any = None  # the samples, if the train_dataset is packs of them
         self._parts: Parts | None = None
         self._window: list[Any] = []
-        self._micro: Micro | None = None
-        self._fused = any(kind.__name__ == "SFTTrainer" for kind in type(self).__mro__)
-        self._check_options()
-        if not self._fused:
-            self.compute_loss_func = self._loss
+        super().__init__(*args, **kwargs)
+        self._loss = LOSSES.get(kind_of(self), LogitLoss)(self, losses, chunk_size)
+        self._loss.check()
+        if self._loss.function is not None:
+            self.compute_loss_func = self._loss.function
         self._keeper = _Callback(self)
         self.add_callback(self._keeper)
 
@@ -144,9 +156,8 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
                     expected="a dataset",
                     do="give the Trainer a train_dataset",
                 )
-            self._stream = WeightedStream(
-                self.train_dataset, self._strategy, store=self._store, id_fn=self._id_fn, as_dict=True
-            )
+            samples = self.train_dataset if self._given is None else self._given
+            self._stream = WeightedStream(samples, self._strategy, store=self._store, id_fn=self._id_fn, as_dict=True)
             self._figures = BatchFigures(self._stream)
         return self._stream
 
@@ -161,7 +172,9 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
     def get_train_dataloader(self) -> Any:
         """The Trainer's own loader, over samples that carry their ids."""
         dataset, collator = self.train_dataset, self.data_collator
-        self.train_dataset, self.data_collator = tagged(self.stream), CollateAround(collator)
+        packs = self._given is not None or are_packs(dataset)
+        self.train_dataset = dataset if packs else tagged(self.stream)
+        self.data_collator = CollateAround(collator, self._loss.rows)
         try:
             return super().get_train_dataloader()
         finally:
@@ -193,11 +206,12 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         if self._extra_forward and len(window) > 1 and self.stream.strategy.joint:
             self._look_at_all_losses(model, window)
         inputs, micro = taken(inputs)
-        micro.part = self._parts.next(len(micro.ids))
-        self._micro = micro
-        forward = self._weighing(model) if self._fused else model
-        result = super().compute_loss(forward, inputs, return_outputs, *args, **kwargs)
-        self._micro = None
+        micro.part, micro.of = self._parts.next(len(micro.ids)), len(self._parts.weight)
+
+        def compute(model: Any, inputs: Any) -> Any:
+            return super(WeightedTrainerMixin, self).compute_loss(model, inputs, return_outputs, *args, **kwargs)
+
+        result = self._loss.compute(compute, model, inputs, micro)
         if not micro.weighed:
             raise LossError(
                 f"The loss of {type(self).__mro__[2].__name__} hides what each sample contributes.",
@@ -213,89 +227,26 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
             logs = {**logs, **{PREFIX + name: value for name, value in self._figures.take().items()}}
         super().log(logs, *args, **kwargs)
 
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's, which packs in the midst of it: so that tokens keep the ids of their samples, that is left to us."""
+        prepare = super()._prepare_dataset
+        given = signature(prepare).bind(dataset, *args, **kwargs)
+        if given.arguments.get("dataset_name") != "train" or not given.arguments.get("packing"):
+            return prepare(dataset, *args, **kwargs)
+        if given.arguments["args"].max_length is None:
+            return prepare(dataset, *args, **kwargs)  # refuses
+
+        def unpacked(dataset: Any, args: Any) -> Any:
+            given.arguments.update(dataset=dataset, args=args, packing=False)
+            return prepare(*given.args, **given.kwargs)
+
+        self._given = dataset
+        return packed(unpacked, dataset, given.arguments["args"], self._id_fn)
+
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         if SAMPLE_ID not in self._signature_columns:
             self._signature_columns = [*self._signature_columns, SAMPLE_ID]
-
-    def _check_options(self) -> None:
-        """Refuse what would train on something else than the weighted losses."""
-        hides = {
-            "compute_loss_func": self.compute_loss_func is not None,
-            "label_smoothing_factor": bool(self.args.label_smoothing_factor),
-            "loss_type": self._fused and getattr(self.args, "loss_type", "nll") != "nll",
-            "losses": self._fused and self._losses is not None,
-        }
-        for name, set_ in hides.items():
-            if set_:
-                raise LossError(
-                    f"{name} and weights for each sample do not go together.",
-                    found=f"{name} is set",
-                    expected="the Trainer's cross-entropy, or a losses= function",
-                    do=f"leave {name} out; losses=function(outputs, batch) -> (B,) gives the weights another loss"
-                    + (" (not for SFTTrainer)" if self._fused else ""),
-                )
-
-    def _loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Tensor:
-        """The ``compute_loss_func`` of the Trainer: called in the midst of `compute_loss`."""
-        micro = self._micro
-        assert micro is not None
-        assert self._parts is not None
-        if self._losses is None:
-            tokens = logit_tokens(outputs, labels, micro, self._shifts())
-            items = tokens.counts.sum() if num_items_in_batch is None else num_items_in_batch
-            total: Tensor = (self._times(micro, tokens.losses()) * tokens.counts).sum() / items
-            return total
-        losses = self._own(self._losses, outputs, {**micro.inputs, "labels": labels}, micro)
-        share: Tensor = self._times(micro, losses).sum() / len(self._parts.weight)
-        # The Trainer is about to multiply, taking this for a share of a sum over all ranks.
-        shared = self.args.average_tokens_across_devices and num_items_in_batch is not None
-        if shared:
-            share = share / self.accelerator.num_processes
-        return share
-
-    def _own(self, losses: Callable[[Any, Any], Any], outputs: Any, batch: Any, micro: Micro) -> Tensor:
-        found: Tensor = losses(outputs, batch)
-        if not each(found, len(micro.ids)):
-            raise LossError(
-                "losses= does not say what each sample contributes.",
-                found=f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__,
-                expected=f"float losses of shape ({len(micro.ids)},)",
-                do="reduce over tokens, not over samples",
-            )
-        return found
-
-    def _weights(self, micro: Micro, losses: Tensor) -> Tensor:
-        """The weights of these losses; feedback."""
-        micro.weighed = True
-        try:
-            weights: Tensor = micro.part.resolve(losses, ids=micro.ids)
-            return weights
-        except WindowError as error:
-            raise WindowError(
-                error.problem,
-                found=f"{len(losses)} samples of {len(self._parts.weight) if self._parts else 0}",
-                expected="all losses of one optimizer step first",
-                do='a strategy with window="running"; gradient_accumulation_steps=1; or extra_forward=True',
-            ) from error
-
-    def _times(self, micro: Micro, losses: Tensor) -> Tensor:
-        weights = self._weights(micro, losses)
-        return torch.where(weights > 0, losses, 0.0) * weights
-
-    def _weighing(self, model: Any) -> Callable[..., Any]:
-        """A model whose token log-probabilities are multiplied by the weights: TRL's SFTTrainer sums them up."""
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            outputs = model(*args, **kwargs)
-            micro = self._micro
-            if micro is not None and getattr(outputs, "log_probs", None) is not None:
-                tokens = fused_tokens(outputs, micro)
-                weights = tokens.spread(self._weights(micro, tokens.losses()))
-                outputs.log_probs = torch.where(weights > 0, outputs.log_probs, 0.0) * weights
-            return outputs
-
-        return forward
 
     def _look_at_all_losses(self, model: Any, window: list[Any]) -> None:
         """Let the strategy see all losses of the batch before its parts are run."""
@@ -305,16 +256,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         with torch.no_grad(), torch.random.fork_rng(devices), self.compute_loss_context_manager():
             for batch in window:
                 inputs, micro = taken(self._prepare_inputs(batch))
-                if self._fused:
-                    outputs = model(**{**inputs, "use_cache": False}, fused_lm_head=True)
-                    found.append(fused_tokens(outputs, micro).losses())
-                    continue
-                labels = inputs.pop("labels", None)
-                outputs = model(**inputs)
-                if self._losses is None:
-                    found.append(logit_tokens(outputs, labels, micro, self._shifts()).losses())
-                else:
-                    found.append(self._own(self._losses, outputs, {**inputs, "labels": labels}, micro))
+                found.append(self._loss.look(super().compute_loss, model, inputs, micro))
         self._parts.weight.resolve(torch.cat(found))
 
     def _shifts(self) -> bool:
@@ -336,7 +278,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
                 expected="one",
                 do="gradient_accumulation_steps=1, with a larger per_device_train_batch_size",
             )
-        batch = {name: value for name, value in batches[0].items() if name not in (SAMPLE_ID, LENGTHS)}
+        batch = {name: value for name, value in batches[0].items() if name not in (SAMPLE_ID, OWNERS)}
         shown = self.stream._handed_over
         assert shown is not None
         shown.add(ids.numpy(), batch)

@@ -12,9 +12,13 @@ from weighted_stream.state import check_keys
 from weighted_stream.stream import WeightedStream
 from weighted_stream.trainers.parts import length_of
 
+VERSION = 2
+
 
 class Keeper:
     """Tells the stream of epochs, and keeps its state in the Trainer's checkpoints, a file for each rank.
+
+    Other ranks go on from that of the first one. Multi-node checkpoints without a shared folder: each node has its own.
 
     Args:
         trainer: has the ``stream``.
@@ -41,7 +45,7 @@ class Keeper:
         if saved is None:
             stream.set_epoch(epoch)
             return
-        kept = self._load(saved / self._name(args))
+        kept = self._load(saved, args)
         if kept["epoch"] and length_of(self._trainer.train_dataset) is None:
             raise StateError(
                 "The Trainer cannot find its place in a dataset without a length, once it was read whole.",
@@ -63,15 +67,34 @@ class Keeper:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         folder.mkdir(parents=True, exist_ok=True)  # other nodes may not have it
         stream: WeightedStream = self._trainer.stream
-        kept = {"version": 1, "ranks": args.world_size, "epoch": stream.epoch, "stream": stream.state_dict()}
-        torch.save(kept, folder / self._name(args))
+        kept = {"version": VERSION, "ranks": args.world_size, "samples": self._samples(), "epoch": stream.epoch}
+        kept["stream"] = stream.state_dict()
+        torch.save(kept, folder / self._name(args.process_index))
 
-    def _load(self, path: Path) -> dict[str, Any]:
+    def _load(self, saved: Path, args: Any) -> dict[str, Any]:
+        kept = self._read(saved / self._name(0))
+        ranks, samples = args.world_size, self._samples()
+        if kept["version"] != VERSION or (kept["ranks"] != ranks and kept["samples"] != samples):
+            raise StateError(
+                "This checkpoint cannot be gone on from here.",
+                found=f"version {kept['version']}, {kept['samples']} samples a step, on {kept['ranks']} ranks",
+                expected=f"version {VERSION}, {samples} samples a step, if the number of ranks is another one",
+                do="go on with the version that saved it; other ranks with as large a product of them, "
+                "per_device_train_batch_size and gradient_accumulation_steps: the Trainer counts steps",
+            )
+        # Any rank's state serves any other number of ranks.
+        return (
+            kept
+            if kept["ranks"] != ranks or not args.process_index
+            else self._read(saved / self._name(args.process_index))
+        )
+
+    def _read(self, path: Path) -> dict[str, Any]:
         if not path.exists():
             raise StateError(
                 "This checkpoint has no state of the stream.",
                 found=f"no {path.name} in {path.parent}",
-                expected="a checkpoint that was saved by a weighted Trainer, with as many ranks",
+                expected="a checkpoint that was saved by a weighted Trainer",
                 do="begin anew from its model, without resume_from_checkpoint",
             )
         try:
@@ -83,16 +106,13 @@ class Keeper:
                 expected="the state of the stream as the Trainer saved it, whole",
                 do="copy the checkpoint again, or begin anew from its model, without resume_from_checkpoint",
             ) from error
-        check_keys("the state of a weighted Trainer", kept, ("version", "ranks", "epoch", "stream"))
-        ranks = self._trainer.args.world_size
-        if kept["version"] != 1 or kept["ranks"] != ranks:
-            raise StateError(
-                "This checkpoint cannot be gone on from here.",
-                found=f"version {kept['version']}, {kept['ranks']} ranks",
-                expected=f"version 1, {ranks} ranks",
-                do="go on with the version and the number of ranks that saved it",
-            )
+        check_keys("the state of a weighted Trainer", kept, ("version", "ranks", "samples", "epoch", "stream"))
         return kept
 
-    def _name(self, args: Any) -> str:
-        return f"weighted_stream_{args.process_index}.pt"
+    def _samples(self) -> int:
+        """In a step, on all ranks."""
+        args = self._trainer.args
+        return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+    def _name(self, rank: int) -> str:
+        return f"weighted_stream_{rank}.pt"

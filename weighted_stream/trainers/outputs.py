@@ -57,9 +57,9 @@ def label_losses(outputs: Any, batch: Mapping[str, Any]) -> Tensor:
     return per_sample_cross_entropy(logits_of(outputs), labels_of(batch))
 
 
-def shifted(labels: Tensor) -> Tensor:
-    """Labels (…, T) moved to the positions that predict them; the last position has none."""
-    return F.pad(labels, (0, 1), value=IGNORED)[..., 1:]
+def shifted(labels: Tensor, none: int = IGNORED) -> Tensor:
+    """Labels (…, T) moved to the positions that predict them; the last position has ``none``."""
+    return F.pad(labels, (0, 1), value=none)[..., 1:]
 
 
 def logits_of(outputs: Any) -> Tensor:
@@ -78,8 +78,8 @@ def logits_of(outputs: Any) -> Tensor:
             if isinstance(outputs, Mapping)
             else type(outputs).__name__,
             expected="logits (B, T, V) or (B, V)",
-            do="switch the fused loss off; for large vocabularies chunked_cross_entropy takes hidden states instead of "
-            "logits, in a losses= function of yours",
+            do="chunk_size=1024 of WeightedTrainerMixin or ComposerWeights makes the losses from hidden states and "
+            "output weights, without the logits of all tokens; or switch the fused loss off",
         )
     return logits
 
