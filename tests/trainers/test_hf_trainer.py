@@ -580,9 +580,11 @@ def test_dispatched_batches(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [{}, {"chunk_size": 16}], ids=["logits", "chunks"])
-def test_torch_compile(tmp_path: Path, more: dict[str, Any]) -> None:
+def test_torch_compile(tmp_path: Path, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # torch_compile=True sets it for all that come later
     compiled = trainer(tmp_path, running(), torch_compile=True, torch_compile_backend="aot_eager", max_steps=3, **more)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")
     eager = trainer(tmp_path, running(), max_steps=3)
     compiled.train()
     eager.train()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import IterableDataset
 
 from weighted_stream.collate import SAMPLE_ID
 from weighted_stream.errors import SourceError
@@ -53,8 +54,8 @@ def are_packs(dataset: Any) -> bool:
     features = getattr(dataset, "features", None)
     if features is not None:
         return type(features.get(SAMPLE_ID)).__name__ in ("List", "LargeList", "Sequence")
-    if not hasattr(dataset, "__getitem__") or not len(dataset):
-        return False
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__") or not len(dataset):
+        return False  # torch's own have a __getitem__, all of them
     first = dataset[0]
     return isinstance(first, dict) and hasattr(first.get(SAMPLE_ID), "__len__")
 
