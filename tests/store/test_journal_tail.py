@@ -55,10 +55,14 @@ def test_a_journal_that_is_cut_or_removed(tmp_path: Path) -> None:
     state = store.state_dict()
     put(store, 2, 3, 4)
     assert news(tail) == [0, 1, 2, 3, 4]
+    assert tail.cuts == 0
     store.load_state_dict(state)
-    assert news(tail) == []
+    assert news(tail) == [0, 1]
     put(store, 7)
-    assert news(tail) == [7]
+    assert (news(tail), tail.cuts) == ([7], 1)
+    store.load_state_dict(state)
+    put(store, 8, 9, 10)
+    assert (news(tail), tail.cuts) == ([0, 1, 8, 9, 10], 2)
     store.close()
     shutil.rmtree(tmp_path)
     assert news(tail) == []

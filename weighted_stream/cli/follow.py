@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -60,8 +61,10 @@ def follow(followed: Followed, title: str, every: float, *, as_json: bool = Fals
                     _put(line(sight) + "\n")
     except (_Stop, KeyboardInterrupt):
         pass
-    except BrokenPipeError:
-        # Python would complain once more when it flushes at its end.
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        # Nobody reads any more; Python would complain once more when it flushes at its end.
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -30,6 +30,8 @@ SHOWN = 8
 
 _SMOOTH = 30.0
 
+_REMOVED = "The store was removed."
+
 
 @dataclass
 class Sight:
@@ -108,16 +110,17 @@ class FollowedStore:
         self._identity = _identity(self._path)
         self._tail = JournalTail(self._path / JOURNAL)
         self._rates = Rates()
-        self._losses: dict[int, tuple[float, int]] = {}
-        self._ids, self._last_losses, self._weights = np.empty(0, np.int64), *np.empty((2, 0), np.float32)
-        self._steps: int | None = None
+        self._forget()
         self._shards: ShardTable | None = None
         self._writes: bool | None = None
 
     def look(self) -> Sight:
         """What it is like now."""
         ended = self._whether_ended()
-        for entry in self._tail.news():
+        cuts, news = self._tail.cuts, [] if ended == _REMOVED else self._tail.news()
+        if self._tail.cuts > cuts:
+            self._forget()
+        for entry in news:
             self._learn(entry)
         stats = self._store.stats()
         sight = Sight(stats, self._steps, ended=ended)
@@ -134,7 +137,7 @@ class FollowedStore:
             table = self._shard_table()
             if table.names:
                 sight.shards = _largest(table.numbers(self._ids), self._weights, table.names)
-        elif stats["visits"]:
+        elif stats["visits"] and ended is None:
             sight.notes.append("No journal: steps, trend and shares are not known.")
         if self._writes is False and ended is None:
             sight.notes.append("Nobody writes this store now.")
@@ -144,15 +147,17 @@ class FollowedStore:
         """Let go of its files."""
         self._store.close()
 
+    def _forget(self) -> None:
+        self._losses: dict[int, tuple[float, int]] = {}
+        self._ids, self._last_losses, self._weights = np.empty(0, np.int64), *np.empty((2, 0), np.float32)
+        self._steps: int | None = None
+
     def _learn(self, entry: Entry) -> None:
         loss, _, weight, _, _, step = entry.change
         if loss is None or not isinstance(step, np.ndarray):
             return
         steps = step.astype(np.int64)
-        last = int(steps[-1])
-        if self._steps is not None and last + 1 < self._steps:  # a state was loaded
-            self._losses = {known: value for known, value in self._losses.items() if known < int(steps[0])}
-        self._steps = last + 1
+        self._steps = int(steps[-1]) + 1
         finite = np.isfinite(loss)
         distinct, places = np.unique(steps, return_inverse=True)
         sums = np.bincount(places, weights=np.where(finite, loss, 0.0), minlength=distinct.size)
@@ -179,7 +184,7 @@ class FollowedStore:
 
     def _whether_ended(self) -> str | None:
         if _identity(self._path) != self._identity:
-            return "The store was removed."
+            return _REMOVED
         before, self._writes = self._writes, has_writer(self._path / HEADER)
         return "The store was closed: nobody writes it any more." if before and self._writes is False else None
 

@@ -18,34 +18,44 @@ class JournalTail:
 
     Args:
         folder: of the journal; it need not be there yet.
+
+    Attributes:
+        cuts: how often entries that had been read were gone, as a state was loaded; all there is comes again then.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._position = 0
+        self._mark = (0, 0)
+        self.cuts = 0
 
     def news(self) -> list[Entry]:
         """The entries since the last look, at most the `MOST_ENTRIES` latest; none while the journal is being cut."""
-        entries: deque[Entry] = deque()
         try:
-            begins = firsts(self._folder)
-            end = None
-            for begin in reversed(begins):
-                segment = Segment(self._folder, begin)
-                last = segment.first + segment.count() - 1
-                end = last if end is None else end
-                if end < self._position:  # a state was loaded
-                    self._position = end
-                    return []
-                first = max(segment.first, self._position + 1)
-                for position in range(last, first - 1, -1):
-                    entries.appendleft(segment.entry(position))
-                    if len(entries) == MOST_ENTRIES:
-                        break
-                if first > segment.first or len(entries) == MOST_ENTRIES:
-                    break
+            entries = self._read()
         except StoreError:  # a segment went, or an entry was cut, while we looked: what is there now comes next time
             return []
-        if end is not None:
-            self._position = end
+        if entries:
+            self._mark = entries[-1].line.mark
+        return entries
+
+    def _read(self) -> list[Entry]:
+        segments = [Segment(self._folder, first) for first in firsts(self._folder)]
+        entries: deque[Entry] = deque()
+        if self._was_cut(segments):
+            self._mark = (0, 0)
+            self.cuts += 1
+        for segment in reversed(segments):
+            for position in range(segment.first + segment.count() - 1, segment.first - 1, -1):
+                if position <= self._mark[0] or len(entries) == MOST_ENTRIES:
+                    return list(entries)
+                entries.appendleft(segment.entry(position))
         return list(entries)
+
+    def _was_cut(self, segments: list[Segment]) -> bool:
+        """Whether the entry that was read last is not there any more, or another one is in its place."""
+        position, chain = self._mark
+        for segment in reversed(segments):
+            if segment.first <= position:
+                line = segment.line(position)
+                return line is None or line.chain != chain
+        return position > 0 and not segments  # otherwise it was compacted
