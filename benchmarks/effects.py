@@ -96,7 +96,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
         def make(keys: Sequence[tuple[str, float, int]]) -> None:
             """Run what has not run yet, seed by seed: a process then prepares few streams."""
-            missing = sorted({key for key in keys if key not in results}, key=lambda key: key[2])
+            missing = sorted(dict.fromkeys(key for key in keys if key not in results), key=lambda key: key[2])
             tasks = [replace(base, row=row, seed=seed, rate=base.rate * factor) for row, factor, seed in missing]
             for key, result in zip(missing, pool.map(run, tasks), strict=True):
                 results[key] = result
