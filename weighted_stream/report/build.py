@@ -98,7 +98,7 @@ def _built(run: Run, second: Run | None, options: Options, progress: Callable[[s
         ]
     others = [] if second is None or theirs is None else listings(second, _own(theirs, second, run))[:2]
     shown = _shown([*lists, *others], run, options.samples)
-    read, times = Read(), {}
+    read, times = Read(), dict[int, int]()
     if texts is not None:
         progress("reading texts")
         read, repeats, times = _read(texts, shown)
@@ -107,16 +107,17 @@ def _built(run: Run, second: Run | None, options: Options, progress: Callable[[s
     pair = None if second is None or theirs is None else (second, theirs)
     rows = table(run, account, shown, lists, read, times, options.characters, pair)
     names = _names(run, second)
+    runs = [_run(run, names[0], lists, account, read, times)]
     value = {
         "version": __version__,
-        "runs": [_run(run, names[0], lists, account, read, times)],
+        "runs": runs,
         "samples": rows,
         "data": None if options.data is None else visible(str(options.data), 200),
         "notes": notes(run, second, read, len(shown), texts is not None),
         "comparison": None,
     }
     if second is not None and theirs is not None and compared is not None:
-        value["runs"].append(_run(second, names[1], others, theirs, read, times))
+        runs.append(_run(second, names[1], others, theirs, read, times))
         value["comparison"] = _compared(compared, account, theirs, names, run.census.whole and second.census.whole)
     return value
 
@@ -126,7 +127,7 @@ def _own(account: Account, run: Run, second: Run | None) -> Account:
     if second is None:
         return account
     known = run.store.get(account.ids)["visits"] > 0
-    return Account(*(values[known] for values in account))
+    return Account._make(values[known] for values in account)
 
 
 def _texts(run: Run, options: Options) -> Texts:

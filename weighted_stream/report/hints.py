@@ -75,5 +75,5 @@ def hashed(texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _highest(places: Places, values: NDArray[np.float64], most: int) -> Places:
-    order = np.argsort(-values[places], kind="stable")
-    return places[order[:most]]
+    highest: Places = places[np.argsort(-values[places], kind="stable")[:most]]
+    return highest

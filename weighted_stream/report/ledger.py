@@ -96,7 +96,10 @@ class Ledger:
             _mean(self._weight, self._weights),
             self._weights.astype(np.int64),
             self._visits.astype(np.int64),
-            *(part.astype(np.float64) for part in (self._first, self._last, self._first_alike, self._last_alike)),
+            self._first.astype(np.float64),
+            self._last.astype(np.float64),
+            self._first_alike.astype(np.float64),
+            self._last_alike.astype(np.float64),
             self._high.astype(np.int64),
             _mean(self._above, self._visits),
         )
