@@ -45,7 +45,7 @@ class Journal:
     @property
     def mark(self) -> tuple[int, int]:
         """Position and chain of the last entry."""
-        return self.files.position, self.files.chain
+        return self.files.mark
 
     def append(self, ids: Ids, change: Change, read: Callable[[Records], None]) -> tuple[int, int]:
         """Write down what is about to change.
