@@ -140,7 +140,7 @@ class Journal:
         """
         if not self.base.halfway:
             return
-        if self.base.mark[0] == self.files.position:
+        if self.base.all_but_said or self.base.mark[0] == self.files.position:
             self.base.finish()  # the mark is the last that an entry leaves but for this: all of it is in
         else:
             self._fold()
