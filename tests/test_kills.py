@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from soaking import SEED, progress, times
+from soaking import LONG, SEED, progress, times
 
 from weighted_stream import WeightStore
 
@@ -30,9 +30,9 @@ pytest.importorskip("sklearn")
 
 HERE = Path(__file__).parent
 VICTIMS = ("trainer", "worker", "scorer")
-LEAVE = 20.0
+LEAVE = 60.0 if LONG else 20.0
 """Seconds in which everything that a trainer started has to end after it. (torch's workers look every 5 seconds.)"""
-PATIENCE = 120.0
+PATIENCE = 600.0 if LONG else 120.0
 
 
 class Life:

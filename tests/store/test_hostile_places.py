@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from soaking import progress, times
+from soaking import LONG, progress, times
 from test_journal_state import contents, step
 
 from weighted_stream import LinUpper, WeightedStream, WeightStore
 from weighted_stream.errors import StoreError
 
 HERE = Path(__file__).parent
+PATIENCE = 600 if LONG else 100
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE), str(HERE.parent)])}
 
 
@@ -41,7 +42,9 @@ needs_mounts = pytest.mark.skipif(not own_mounts(), reason="no user namespaces h
 
 def script(text: str, *arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-c", text, *map(str, arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=False, **more)
+    return subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE, check=False, **more
+    )
 
 
 @needs_mounts
@@ -50,7 +53,7 @@ def test_a_real_disk_fills_up(tmp_path: Path) -> None:
     disk.mkdir(), outside.mkdir()
     mount = 'mount -t tmpfs -o size=32m none "$1" && exec "$2" "$3" "$1" 16000000 "$4"'
     command = ["unshare", "-rm", "sh", "-c", mount, "sh", disk, sys.executable, HERE / "full_disk.py", outside]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert "The disk of" in done.stdout
     assert "trained: 1 batches found no room at first" in done.stdout
@@ -133,7 +136,7 @@ def test_a_read_only_file_system(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()}
     mount = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && exec "$2" -W error -c "$3" "$1"'
     command = ["unshare", "-rm", "sh", "-c", mount, "sh", tmp_path / "store", sys.executable, READ_ONLY]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 4

@@ -16,6 +16,7 @@ from test_journal_state import contents, step
 
 from weighted_stream import LinUpper, WeightedStream, WeightStore
 from weighted_stream.errors import StoreError, StoreMismatchError
+from weighted_stream.store import header
 from weighted_stream.store.header import NO_TARGET
 from weighted_stream.store.journal_files import JournalFiles
 from weighted_stream.store.journal_reading import read_entries
@@ -184,6 +185,28 @@ def test_a_lost_file_is_missed(whole: Path, tmp_path: Path) -> None:
         (tmp_path / name / "journal" / name).unlink()
         with pytest.raises(StoreError):
             WeightStore(tmp_path / name)
+
+
+@pytest.mark.parametrize("cell", ["_POSITION", "_CHAIN"])
+@pytest.mark.parametrize("other", [0, 3, 134, 1 << 40])
+def test_what_is_behind_the_entries_must_go_with_them(cell: str, other: int, tmp_path: Path) -> None:
+    """Records are not made again from what would lose or repeat some, nor removed before that is known."""
+    path = tmp_path / "store"
+    with WeightStore(path) as store:
+        for number in range(STEPS):
+            step(store, number)
+            if number == 5:
+                middle = store.state_dict()
+        store.compact(middle)
+        before = contents(store)
+    with open(path / "journal" / "base" / "header.bin", "r+b") as file:
+        file.seek(8 * getattr(header, cell))
+        file.write(other.to_bytes(8, "little"))
+    for attempt in (WeightStore, WeightStore.rebuild):
+        with pytest.raises(StoreError):
+            attempt(path)
+        with WeightStore(path, mode="r") as store:
+            assert contents(store) == before
 
 
 def test_the_journal_of_another_store_is_refused(whole: Path, tmp_path: Path) -> None:

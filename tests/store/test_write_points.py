@@ -121,6 +121,7 @@ def test_killed_at_every_write(name: str, before: Before, tmp_path: Path) -> Non
                 assert found in allowed, f"write {write} of {writes}, seed {seed}"
                 assert store._journal is not None
                 known = middle["position"] <= store._journal.mark[0]
+                assert name != "compact" or store._journal.base.mark[0] <= middle["position"]
                 simple(store, 99)
                 if known and store._journal.base.mark[0] <= middle["position"]:
                     store.load_state_dict(middle)
@@ -131,6 +132,20 @@ def test_killed_at_every_write(name: str, before: Before, tmp_path: Path) -> Non
                 assert contents(store) == whole, f"write {write} of {writes}, seed {seed}"
             shutil.rmtree(path)
     progress(f"{name}: {writes} writes")
+
+
+def test_a_compaction_that_is_killed_leaves_the_state_it_was_to_leave(before: Before, tmp_path: Path) -> None:
+    """At its last writes, where the last entry that was to go has gone: not one more goes when the store is opened."""
+    template, middle, then = before
+    shutil.copytree(template, tmp_path / "whole")
+    writes = killed_at(None, lambda: WORKS["compact"](tmp_path / "whole", middle)).writes
+    for write in range(writes - 7, writes + 1):
+        path = tmp_path / str(write)
+        shutil.copytree(template, path)
+        assert not killed_at(write, lambda path=path: WORKS["compact"](path, middle)).done  # type: ignore[misc]
+        with opened(path) as store:
+            store.load_state_dict(middle)
+            assert contents(store) == then, f"write {write} of {writes}"
 
 
 @pytest.mark.timeout(240)

@@ -21,7 +21,10 @@ PROOFS = {
     "state machine": "tests/store/test_crash_machine.py",
     "damaged files": "tests/test_damaged_files.py",
     "kills": "tests/test_kills.py",
+    "shared kills": "tests/store/test_shared_crashes.py",
     "hostile places": "tests/store/test_hostile_places.py",
+    "layouts": "tests/over_ranks/test_layouts.py",
+    "broken shards": "tests/sources/test_fault_table.py",
 }
 """Tests that do what `make test` does, many times over."""
 

@@ -146,6 +146,8 @@ class Header:
     def target(self) -> int:
         """1 + the position that the records are being rolled back to; `REBUILD`, or `NO_TARGET`.
 
+        Of the base of a journal: the position of the entry that went into it last, or is about to.
+
         Raises:
             StoreError: if it is damaged: it would cost what came after that position.
         """

@@ -45,7 +45,7 @@ class Journal:
     @property
     def mark(self) -> tuple[int, int]:
         """Position and chain of the last entry."""
-        return self.files.position, self.files.chain
+        return self.files.mark
 
     def append(self, ids: Ids, change: Change, read: Callable[[Records], None]) -> tuple[int, int]:
         """Write down what is about to change.
@@ -140,7 +140,7 @@ class Journal:
         """
         if not self.base.halfway:
             return
-        if self.base.mark[0] == self.files.position:
+        if self.base.all_but_said or self.base.mark[0] == self.files.position:
             self.base.finish()  # the mark is the last that an entry leaves but for this: all of it is in
         else:
             self._fold()

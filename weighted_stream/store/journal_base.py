@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from weighted_stream.store.folder import Folder
-from weighted_stream.store.header import WINDOW
+from weighted_stream.store.header import NO_TARGET, WINDOW
 from weighted_stream.store.journal_entry import Entry
 from weighted_stream.store.opening import open_regions
 from weighted_stream.store.record import NOTHING, RECORD, Ids, Records
@@ -47,6 +47,11 @@ class Base:
         return bool(self.state[1] & 1)
 
     @property
+    def all_but_said(self) -> bool:
+        """Whether that entry is in it after all, and only the end of it was not noted."""
+        return self._regions is not None and NO_TARGET != self._regions.header.target == self.mark[0]
+
+    @property
     def exists(self) -> bool:
         """Whether there is a folder."""
         return self._regions is not None
@@ -63,6 +68,9 @@ class Base:
             regions.header.claimed = regions.hashed.count_keys()
             regions.place(entry.ids, entry.old_records)
             regions.header.restore(entry.line.tally, entry.line.pushed, entry.old_losses, entry.old_weights)
+        # Which one goes in, so that of one that was cut short it is known whether its mark is there already.
+        regions.header.target = NO_TARGET
+        regions.header.target = entry.line.position
         regions.redo(entry.ids, entry.change, entry.line.mark)
 
     def finish(self) -> None:

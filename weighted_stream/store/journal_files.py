@@ -78,6 +78,11 @@ class JournalFiles:
             )
 
     @property
+    def mark(self) -> tuple[int, int]:
+        """Position and chain of the last entry."""
+        return self.position, self.chain
+
+    @property
     def first(self) -> int:
         """The position of the first entry there is; that of the next one if there is none."""
         return self._segments[0].first if self._segments else self.position + 1

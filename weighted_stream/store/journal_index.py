@@ -57,6 +57,10 @@ class Line(NamedTuple):
         """Position and chain."""
         return self.position, self.chain
 
+    def follows(self, chain: int) -> bool:
+        """Whether it was written after the entry with this chain."""
+        return self.chain == chained(chain, self.position, self.checksum)
+
     def has(self, column: str) -> bool:
         """Whether values of this column were given."""
         return bool(self.given & _BITS[column])

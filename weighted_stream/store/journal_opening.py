@@ -11,6 +11,7 @@ from weighted_stream.store.header import NO_TARGET
 from weighted_stream.store.journal import Journal
 from weighted_stream.store.journal_base import Base
 from weighted_stream.store.journal_files import JournalFiles
+from weighted_stream.store.journal_index import Line
 from weighted_stream.store.journal_segment import ENTRIES, damaged, firsts, head_size
 from weighted_stream.store.place import JOURNAL
 from weighted_stream.store.regions import Regions
@@ -40,8 +41,11 @@ def open_journal(place: Folder, regions: Regions, limit: int) -> Journal:
             folder.mkdir(exist_ok=True)
             base.take(regions)
     files = JournalFiles(folder, manifest.identity(place), base.mark, limit, cutting=cutting)
-    if files.first > base.mark[0] + 1:
-        raise damaged(folder, base.mark[0] + 1)
+    position = base.mark[0]
+    if files.first > position + 1:
+        raise damaged(folder, position + 1)
+    following = files.line(position + 1) if position < files.position else None
+    check_base(base.mark, folder, files.mark, following, halfway=base.halfway)
     journal = Journal(regions, files, base, limit)
     journal.mend()
     if manifest.rebuilding(place):
@@ -50,6 +54,34 @@ def open_journal(place: Folder, regions: Regions, limit: int) -> Journal:
         manifest.put_rebuilding(place, begun=False)
     regions.journal = journal
     return journal
+
+
+def check_base(
+    base: tuple[int, int], folder: Path, last: tuple[int, int], following: Line | None, *, halfway: bool
+) -> None:
+    """What is behind the entries must be where they go on from; otherwise they would be dropped, or made twice.
+
+    Args:
+        base: position and chain of what is behind them.
+        folder: of the journal.
+        last: position and chain of the last entry.
+        following: the entry after the base, if there is one.
+        halfway: whether that one has gone into the base in part.
+
+    Raises:
+        StoreError: if it is not.
+    """
+    position, chain = base
+    sound = base == last
+    if following is not None:  # of an entry that was all but put into the base, the chain may be there already
+        sound = following.follows(chain) or (halfway and chain == following.chain)
+    if not sound:
+        raise StoreError(
+            "What is behind the journal of this store does not go with it.",
+            found=f"records as they were after entry {position:,}, in {folder / 'base'}; entries up to {last[0]:,}",
+            expected="an entry that goes on from there",
+            do=f"restore the store from a copy, or delete {folder}: the records stay, their history is lost",
+        )
 
 
 def _check_nothing_lost(folder: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from weighted_stream.store.journal_entry import Entry
-from weighted_stream.store.journal_index import Line, chained
+from weighted_stream.store.journal_index import Line
 from weighted_stream.store.journal_segment import Segment, damaged, firsts
 
 HISTORY = pa.schema(
@@ -70,7 +70,7 @@ def history(folder: Path) -> Iterator[Any]:
 
 
 def _follows(before: Line, line: Line) -> bool:
-    return line.position == before.position + 1 and line.chain == chained(before.chain, line.position, line.checksum)
+    return line.position == before.position + 1 and line.follows(before.chain)
 
 
 def _batch(entry: Entry) -> Any:

@@ -12,7 +12,7 @@ from weighted_stream.store.folder import Folder
 from weighted_stream.store.journal import redo
 from weighted_stream.store.journal_base import Base
 from weighted_stream.store.journal_entry import Entry
-from weighted_stream.store.journal_opening import open_journal
+from weighted_stream.store.journal_opening import check_base, open_journal
 from weighted_stream.store.journal_reading import read_entries, read_lines
 from weighted_stream.store.opening import begun_anew, lock
 from weighted_stream.store.place import JOURNAL
@@ -93,8 +93,7 @@ def rebuild(path: Path) -> None:
             expected=f"the directory {JOURNAL} that a store with journal=True has",
             do="restore it from a copy, or begin a new store",
         )
-    for _ in read_entries(path / JOURNAL):
-        pass
+    _check_all(path / JOURNAL)
     held = lock(place, create=True)
     try:
         # Should this process be killed from here on, whoever opens the store for writing does it.
@@ -103,6 +102,18 @@ def rebuild(path: Path) -> None:
     finally:
         if held is not None:
             held.release()
+
+
+def _check_all(folder: Path) -> None:
+    """Nothing is removed before it is known that it can be made again."""
+    base, following = Base(folder / "base", write=False), None
+    begin, halfway = base.mark, base.halfway
+    last = begin
+    for entry in read_entries(folder):
+        last = entry.line.mark
+        if last[0] == begin[0] + 1:
+            following = entry.line
+    check_base(begin, folder, last, following, halfway=halfway)
 
 
 def _compacted(path: Path, step: int, base: int) -> StoreError:

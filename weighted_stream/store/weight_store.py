@@ -454,6 +454,7 @@ class WeightStore:
         wanted = self.state_dict() if state_dict is None else state_dict
         with self._threads:
             position = state.check_position(self._place, journal, wanted)
+            journal.flush()  # a power failure must not take entries away from behind what they went into
         more = True
         while more:
             with self._threads:
