@@ -98,7 +98,8 @@ def _built(run: Run, second: Run | None, options: Options, progress: Callable[[s
         ]
     others = [] if second is None or theirs is None else listings(second, _own(theirs, second, run))[:2]
     shown = _shown([*lists, *others], run, options.samples)
-    read, times = Read(), {}
+    read = Read()
+    times: dict[int, int] = {}
     if texts is not None:
         progress("reading texts")
         read, repeats, times = _read(texts, shown)
@@ -107,7 +108,7 @@ def _built(run: Run, second: Run | None, options: Options, progress: Callable[[s
     pair = None if second is None or theirs is None else (second, theirs)
     rows = table(run, account, shown, lists, read, times, options.characters, pair)
     names = _names(run, second)
-    value = {
+    value: dict[str, Any] = {
         "version": __version__,
         "runs": [_run(run, names[0], lists, account, read, times)],
         "samples": rows,

@@ -167,7 +167,8 @@ def effective(count: Array, total: Array, squares: Array) -> Array:
         >>> effective(np.array([4.0]), np.array([2.0]), np.array([2.0])).tolist()
         [0.5]
     """
-    return np.divide(total * total, count * squares, out=np.zeros(len(count)), where=squares > 0)
+    shares: Array = np.divide(total * total, count * squares, out=np.zeros(len(count)), where=squares > 0)
+    return shares
 
 
 def loss_by_tenth(losses: Array, weights: Array) -> Array:
@@ -193,8 +194,9 @@ def loss_by_tenth(losses: Array, weights: Array) -> Array:
 
 
 def _ratio(total: Any, count: Any) -> Array:
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=np.asarray(count) > 0)
+    found: Array = np.divide(total, count, out=np.full(np.shape(total), np.nan), where=np.asarray(count) > 0)
+    return found
 
 
 def _quantiles(values: Array, shares: tuple[float, ...]) -> Array:
-    return np.quantile(values, shares) if len(values) else np.full(len(shares), np.nan)
+    return np.asarray(np.quantile(values, shares), np.float64) if len(values) else np.full(len(shares), np.nan)

@@ -103,4 +103,5 @@ class Ledger:
 
 
 def _mean(total: Array, count: NDArray[np.int32]) -> Array:
-    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    found: Array = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    return found
