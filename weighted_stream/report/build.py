@@ -127,7 +127,7 @@ def _own(account: Account, run: Run, second: Run | None) -> Account:
     if second is None:
         return account
     known = run.store.get(account.ids)["visits"] > 0
-    return Account(*(values[known] for values in account))
+    return Account(**{name: values[known] for name, values in account._asdict().items()})
 
 
 def _texts(run: Run, options: Options) -> Texts:

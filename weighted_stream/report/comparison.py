@@ -133,7 +133,8 @@ def _word(correlation: float) -> str:
 
 def _widest(one: Array, other: Array, places: Places, most: int) -> Places:
     gap = np.abs(one - other)[places]
-    return places[np.argsort(-gap, kind="stable")[:most]]
+    widest: Places = places[np.argsort(-gap, kind="stable")[:most]]
+    return widest
 
 
 def _ranks(values: Array) -> Array:

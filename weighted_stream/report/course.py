@@ -102,7 +102,8 @@ class Course:
 
     def ess(self) -> Array:
         """Effective sample size of each step as a share of its samples, (m,): of the steps with several weights."""
-        return effective(*self._cells)[self._cells[0] > 1]
+        shares: Array = effective(*self._cells)[self._cells[0] > 1]
+        return shares
 
     def ess_over_time(self) -> Array:
         """Its mean over the steps of each interval, NaN where there are none: (intervals,)."""

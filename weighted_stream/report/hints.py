@@ -76,4 +76,5 @@ def hashed(texts: Sequence[str]) -> NDArray[np.int64]:
 
 def _highest(places: Places, values: NDArray[np.float64], most: int) -> Places:
     order = np.argsort(-values[places], kind="stable")
-    return places[order[:most]]
+    found: Places = places[order[:most]]
+    return found
