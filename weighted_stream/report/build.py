@@ -98,26 +98,26 @@ def _built(run: Run, second: Run | None, options: Options, progress: Callable[[s
         ]
     others = [] if second is None or theirs is None else listings(second, _own(theirs, second, run))[:2]
     shown = _shown([*lists, *others], run, options.samples)
-    read, times = Read(), dict[int, int]()
+    read = Read()
+    times: dict[int, int] = {}
     if texts is not None:
         progress("reading texts")
-        read, repeats, times = _read(texts, shown)
+        read, repeats, times = _read(texts, shown, run)
         lists.append(repeats)
         shown = np.unique(np.concatenate([shown, repeats.ids]))
     pair = None if second is None or theirs is None else (second, theirs)
     rows = table(run, account, shown, lists, read, times, options.characters, pair)
     names = _names(run, second)
-    runs = [_run(run, names[0], lists, account, read, times)]
-    value = {
+    value: dict[str, Any] = {
         "version": __version__,
-        "runs": runs,
+        "runs": [_run(run, names[0], lists, account, read, times)],
         "samples": rows,
         "data": None if options.data is None else visible(str(options.data), 200),
         "notes": notes(run, second, read, len(shown), texts is not None),
         "comparison": None,
     }
     if second is not None and theirs is not None and compared is not None:
-        runs.append(_run(second, names[1], others, theirs, read, times))
+        value["runs"].append(_run(second, names[1], others, theirs, read, times))
         value["comparison"] = _compared(compared, account, theirs, names, run.census.whole and second.census.whole)
     return value
 
@@ -127,7 +127,7 @@ def _own(account: Account, run: Run, second: Run | None) -> Account:
     if second is None:
         return account
     known = run.store.get(account.ids)["visits"] > 0
-    return Account._make(values[known] for values in account)
+    return Account(**{name: values[known] for name, values in account._asdict().items()})
 
 
 def _texts(run: Run, options: Options) -> Texts:
@@ -149,7 +149,7 @@ def _shown(lists: list[Listing], run: Run, most: int) -> Ids:
     return np.union1d(listed, more)
 
 
-def _read(texts: Texts, shown: Ids) -> tuple[Read, Listing, dict[int, int]]:
+def _read(texts: Texts, shown: Ids, run: Run) -> tuple[Read, Listing, dict[int, int]]:
     read = texts.read(shown)
     places, counts = repeated(read.hashes)
     times = dict(zip(read.ids[places].tolist(), counts.tolist(), strict=True))
@@ -157,6 +157,7 @@ def _read(texts: Texts, shown: Ids) -> tuple[Read, Listing, dict[int, int]]:
     first = np.flatnonzero(np.r_[True, read.hashes[places][1:] != read.hashes[places][:-1]]) if len(places) else places
     two = np.unique(np.concatenate([first, first + 1]))[:LISTED] if len(places) else places
     ids = read.ids[places[two]]
+    ids = ids[run.store.get(ids)["visits"] > 0]  # of the others the run knows nothing
     unread = np.setdiff1d(ids, np.fromiter(read.texts, np.int64, len(read.texts)))
     if len(unread):
         more = texts.read(unread)

@@ -70,7 +70,9 @@ class Parts:
     def mean(self) -> Array:
         """Mean weight of each over the mean weight of all of them; NaN where it has no visits: (n,)."""
         all_ = self.weight.sum() / self.visits.sum()
-        return np.divide(self.weight, self.visits * all_, out=np.full(len(self.weight), np.nan), where=self.visits > 0)
+        blank = np.full(len(self.weight), np.nan)
+        found: Array = np.divide(self.weight, self.visits * all_, out=blank, where=self.visits > 0)
+        return found
 
     def shares(self) -> tuple[Array, Array]:
         """Share of the visits and of the weight of each, (n,) each."""

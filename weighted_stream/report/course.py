@@ -102,8 +102,8 @@ class Course:
 
     def ess(self) -> Array:
         """Effective sample size of each step as a share of its samples, (m,): of the steps with several weights."""
-        steps: Array = effective(*self._cells)[self._cells[0] > 1]
-        return steps
+        shares: Array = effective(*self._cells)[self._cells[0] > 1]
+        return shares
 
     def ess_over_time(self) -> Array:
         """Its mean over the steps of each interval, NaN where there are none: (intervals,)."""
@@ -168,7 +168,8 @@ def effective(count: Array, total: Array, squares: Array) -> Array:
         >>> effective(np.array([4.0]), np.array([2.0]), np.array([2.0])).tolist()
         [0.5]
     """
-    return np.divide(total * total, count * squares, out=np.zeros(len(count)), where=squares > 0)
+    shares: Array = np.divide(total * total, count * squares, out=np.zeros(len(count)), where=squares > 0)
+    return shares
 
 
 def loss_by_tenth(losses: Array, weights: Array) -> Array:
@@ -194,8 +195,9 @@ def loss_by_tenth(losses: Array, weights: Array) -> Array:
 
 
 def _ratio(total: Any, count: Any) -> Array:
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=np.asarray(count) > 0)
+    found: Array = np.divide(total, count, out=np.full(np.shape(total), np.nan), where=np.asarray(count) > 0)
+    return found
 
 
 def _quantiles(values: Array, shares: tuple[float, ...]) -> Array:
-    return np.quantile(values, shares) if len(values) else np.full(len(shares), np.nan)
+    return np.asarray(np.quantile(values, shares), np.float64) if len(values) else np.full(len(shares), np.nan)

@@ -75,5 +75,6 @@ def hashed(texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _highest(places: Places, values: NDArray[np.float64], most: int) -> Places:
-    highest: Places = places[np.argsort(-values[places], kind="stable")[:most]]
-    return highest
+    order = np.argsort(-values[places], kind="stable")
+    found: Places = places[order[:most]]
+    return found

@@ -91,19 +91,23 @@ class Ledger:
 
     def account(self) -> Account:
         """What is known."""
+        first, last, first_alike, last_alike = (
+            part.astype(np.float64) for part in (self._first, self._last, self._first_alike, self._last_alike)
+        )
         return Account(
-            self._ids,
-            _mean(self._weight, self._weights),
-            self._weights.astype(np.int64),
-            self._visits.astype(np.int64),
-            self._first.astype(np.float64),
-            self._last.astype(np.float64),
-            self._first_alike.astype(np.float64),
-            self._last_alike.astype(np.float64),
-            self._high.astype(np.int64),
-            _mean(self._above, self._visits),
+            ids=self._ids,
+            weight=_mean(self._weight, self._weights),
+            weights=self._weights.astype(np.int64),
+            visits=self._visits.astype(np.int64),
+            first=first,
+            last=last,
+            first_alike=first_alike,
+            last_alike=last_alike,
+            high=self._high.astype(np.int64),
+            above=_mean(self._above, self._visits),
         )
 
 
 def _mean(total: Array, count: NDArray[np.int32]) -> Array:
-    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    found: Array = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    return found

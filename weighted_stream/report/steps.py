@@ -35,7 +35,8 @@ class Intervals(NamedTuple):
     def of(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """The interval of each step, (n,); steps outside count to the nearest one."""
         found = (steps - self.first) * self.parts // (self.last - self.first + 1)
-        return np.clip(found, 0, self.parts - 1)
+        inside: NDArray[np.int64] = np.clip(found, 0, self.parts - 1)
+        return inside
 
     def begins(self) -> list[int]:
         """The first step of each interval."""
