@@ -93,7 +93,7 @@ def _of_past(past: Past) -> dict[str, float]:
     old = past.ages[past.ages >= 0]
     figures = {
         "new_share": 1.0 - old.size / past.ages.size,
-        "unscored_share": np.count_nonzero(past.unscored) / past.ages.size,
+        "unscored_share": float(past.unscored.mean()),
     }
     if old.size:
         figures |= {"staleness": float(old.mean()), "staleness_max": float(old.max())}

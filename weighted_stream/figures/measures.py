@@ -36,7 +36,7 @@ def weighing(losses: Floats, weights: Floats) -> dict[str, float]:
     figures["ess"], figures["weight_mean"], figures["weight_cv"] = moments(weights)
     figures |= spread("weight", weights)
     finite = np.isfinite(losses)
-    known = np.count_nonzero(finite)
+    known = int(np.count_nonzero(finite))  # NumPy 2.4 has its own ints there
     if known < count:
         losses, weights = losses[finite], weights[finite]
     wide, total = weights.astype(np.float64), float(weights.sum(dtype=np.float64))
