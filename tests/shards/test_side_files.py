@@ -78,6 +78,17 @@ def test_folders_without_scores(tmp_path: Path) -> None:
         side_files(tmp_path)
 
 
+def test_a_footer_that_has_lost_what_it_said_is_not_passed_over(tmp_path: Path) -> None:
+    """A few bits flip, and Parquet reads the columns as others, and no metadata at all."""
+    write(tmp_path, "a", [1, 2])
+    other = pa.table({"text": ["x"]})
+    pq.write_table(other, tmp_path / "other.parquet")
+    assert len(side_files(tmp_path)) == 1
+    pq.write_table(other.replace_schema_metadata({b"": b"weighted_stream.scores"}), tmp_path / "b.parquet")
+    with pytest.raises(ScoringError, match="Cannot read the scores"):
+        side_files(tmp_path)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ScoringError, match=r"Cannot write the scores of a\.parquet"):

@@ -69,6 +69,7 @@ One of {SHARDS} shards of {ROWS} samples is broken. This is what becomes of the 
 
 - **silent**: the epoch ends as if nothing were wrong; of its {SIZE} samples some are lost, wrong or there twice.
 - **hangs**: no batch in {STILL} seconds.
+  What streaming alone makes of a missing shard varies from run to run: an early end, an error, a hang.
 - *missing*: the shard goes away once the dataset has been made. *cut*: its end is lost, or most of it. *copied*: it is
   there under a second name, too. *other schema*: its samples have other fields.
 

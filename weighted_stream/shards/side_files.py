@@ -144,6 +144,8 @@ def about(path: Path) -> SideFile | None:
         raise _damaged(path, error) from error
     found = schema.metadata or {}
     if _KEY not in found and _CHECK not in found and schema.remove_metadata() != _SCHEMA:
+        if _has_our_words(path):
+            raise _damaged(path, ValueError("a footer that has lost what it said"))
         return None
     try:
         value: dict[str, Any] = json.loads(found[_KEY])
@@ -151,6 +153,16 @@ def about(path: Path) -> SideFile | None:
         return SideFile(path, value["shard"], value["rows"], value["size"], identity, dataset, value["version"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, error) from error
+
+
+def _has_our_words(path: Path) -> bool:
+    """Whether the footer of a Parquet file was written here, though that cannot be read from it any more."""
+    with open(path, "rb") as file:
+        file.seek(-8, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - length, os.SEEK_END)
+        footer = file.read(length)
+    return _KEY in footer or _CHECK in footer
 
 
 def side_files(path: str | PathLike[str]) -> list[SideFile]:
