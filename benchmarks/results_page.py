@@ -42,9 +42,9 @@ each table says. What the tables mean for a method stands on the [page of the me
 """
 
 
-def results() -> dict[str, Kept]:
-    """All published results, by the name of their benchmark."""
-    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))}
+def results(folder: Path = RESULTS) -> dict[str, Kept]:
+    """All results in a folder, by default the published ones, by the name of their benchmark."""
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
 
 
 def tables_of(name: str, kept: Kept) -> Sequence[Table]:
@@ -110,9 +110,9 @@ def with_rows(table: Table, patterns: Sequence[str]) -> Table:
     return {**table, "rows": [row for row in table["rows"] if fits(row)]}
 
 
-def page(kept: Mapping[str, Kept]) -> str:
+def page(kept: Mapping[str, Kept], introduction: str = INTRODUCTION) -> str:
     """The page of all results."""
-    parts = [INTRODUCTION.rstrip()]
+    parts = [introduction.rstrip()]
     for name, one in kept.items():
         when = f", {one['date']}" if "date" in one else ""
         parts.append(f"## {name}")
