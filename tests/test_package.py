@@ -43,4 +43,4 @@ def test_all_is_every_extra_of_the_library() -> None:
     extras = PROJECT["optional-dependencies"]
     (everything,) = extras["all"]
     listed = set(re.findall(r"\[(.+)\]", everything)[0].split(","))
-    assert listed == set(extras) - {"all", "demo", "test", "docs", "dev"}
+    assert listed == set(extras) - {"all", "bench", "demo", "test", "docs", "dev"}
