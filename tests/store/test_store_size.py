@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from weighted_stream.errors import StoreError
 from weighted_stream.sample_ids import DENSE_LIMIT, HASHED
 from weighted_stream.sources.ids import key_id, shard_base
 from weighted_stream.store import WeightStore, probing
+from weighted_stream.store.file import StoreFile
 from weighted_stream.store.hashed import LOAD
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -179,3 +181,32 @@ def test_a_file_system_without_room_for_the_hole() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, old)
         assert "sparse" in caught.value.expected
         store.reserve(10**9)
+
+
+@pytest.mark.parametrize(
+    ("ids", "least", "most"),
+    [
+        (np.arange(300_000), 300_000 * 32, 300_000 * 64),
+        (np.arange(300_000) * 1000, 300_000 * 4096, 300_000 * 8192),  # each has a page of its own
+        (np.arange(300_000) * 7919 + (1 << 40), 300_000 * 40, 300_000 * 400),  # by key
+    ],
+    ids=["side by side", "apart", "by key"],
+)
+def test_many_records_need_the_room_that_they_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: Any, least: int, most: int
+) -> None:
+    asked: list[int] = []
+    room = StoreFile.room
+
+    def told(self: StoreFile, needed: int) -> int:
+        asked.append(needed)
+        return room(self, needed)
+
+    monkeypatch.setattr(StoreFile, "room", told)
+    with WeightStore(tmp_path / "one", journal=False) as one, WeightStore(tmp_path / "two", journal=False) as two:
+        one.update(ids, loss=np.ones(ids.size), step=0)
+        asked.clear()
+        two.load_state_dict(one.state_dict())
+        assert least <= max(asked) <= most
+        taken = sum(file.stat().st_blocks * 512 for file in (tmp_path / "two").iterdir() if file.is_file())
+        assert taken <= max(asked) + (1 << 20)

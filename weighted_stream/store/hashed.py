@@ -22,7 +22,7 @@ from weighted_stream.store.record import MARKS, RECORD, RECORD_BYTES, Ids, Recor
 
 _SMALLEST = 1 << 13
 _KEY_BYTES = 8
-_SLOT_BYTES = _KEY_BYTES + RECORD_BYTES
+SLOT_BYTES = _KEY_BYTES + RECORD_BYTES
 # Keys per slot at most. More saves room and costs longer searches.
 LOAD = 0.6
 
@@ -68,12 +68,12 @@ class HashedRegion:
             try:
                 file = self._place.open(table_name(generation), write=write)
                 size = file.size()
-                slots = size // _SLOT_BYTES
-                if size % _SLOT_BYTES or slots < _SMALLEST or slots & (slots - 1):
+                slots = size // SLOT_BYTES
+                if size % SLOT_BYTES or slots < _SMALLEST or slots & (slots - 1):
                     raise StoreError(
                         f"{table_name(generation)} is cut short.",
                         found=f"{size:,} bytes",
-                        expected=f"{_SLOT_BYTES} bytes times a power of two of slots",
+                        expected=f"{SLOT_BYTES} bytes times a power of two of slots",
                         do="restore the store from a copy, or delete its directory and begin a new one",
                     )
                 self._use(generation, file.map(size))
@@ -158,9 +158,9 @@ class HashedRegion:
     def _copied(self, slots: int) -> tuple[mmap.mmap | None, int]:
         """A larger table with the records of this one, and their number; None if one found no slot."""
         file = self._place.open(table_name(self.generation + 1), write=True, create=True)
-        file.grow(slots * _SLOT_BYTES)
-        file.room(min(slots * _SLOT_BYTES, 2 * mmap.PAGESIZE * self._header.claimed))
-        mapped = file.map(slots * _SLOT_BYTES)
+        file.grow(slots * SLOT_BYTES)
+        file.room(min(slots * SLOT_BYTES, 2 * mmap.PAGESIZE * self._header.claimed))
+        mapped = file.map(slots * SLOT_BYTES)
         keys, records = _split(mapped)
         claimed = 0
         for ids, found in self._touched():
@@ -197,6 +197,6 @@ def _damaged(generation: int, found: str, expected: str) -> StoreError:
 
 
 def _split(mapped: mmap.mmap) -> tuple[Ids, Records]:
-    slots = len(mapped) // _SLOT_BYTES
+    slots = len(mapped) // SLOT_BYTES
     keys = np.frombuffer(mapped, np.int64, count=slots)
     return keys, np.frombuffer(mapped, RECORD, offset=slots * _KEY_BYTES)

@@ -10,14 +10,28 @@ import numpy as np
 
 from weighted_stream.sample_ids import DENSE_LIMIT
 from weighted_stream.store.dense import DenseRegion
-from weighted_stream.store.hashed import HashedRegion
+from weighted_stream.store.hashed import SLOT_BYTES, HashedRegion
 from weighted_stream.store.header import Header
 from weighted_stream.store.place import Place
-from weighted_stream.store.record import NOTHING, RECORD, Change, Ids, Records, Tally, apply, count, total, words_of
+from weighted_stream.store.record import (
+    NOTHING,
+    RECORD,
+    RECORD_BYTES,
+    Change,
+    Ids,
+    Records,
+    Tally,
+    apply,
+    count,
+    total,
+    words_of,
+)
 from weighted_stream.store.repeats import rounds
 
 # What one id can take at most: a page of records and a page of keys.
 _BYTES_PER_ID = 2 * mmap.PAGESIZE
+# So many ids share pages: it is worth to count those.
+_MANY = 1 << 13
 
 
 class WriteAhead(Protocol):
@@ -99,7 +113,7 @@ class Regions:
             StoreError: if the disk is full, or the file system cannot hold an id as high.
         """
         if self._credit < ids.size:
-            self._look_at_disk(ids.size)
+            self._look_at_disk(ids)
         self._credit -= ids.size
         if self.header.sequence & 1:
             self.mend()
@@ -115,14 +129,14 @@ class Regions:
         """Make a change that the journal has at ``mark``."""
         self.header.begin()
         if ids.size:
-            self._look_at_disk(ids.size)
+            self._look_at_disk(ids)
         self._change(self._locate(ids, _highest(ids), distinct=False), change, distinct=False, mark=mark)
 
     def place(self, ids: Ids, records: Records) -> None:
         """Put whole records in place, as they are: no counter changes, and the journal is not told."""
         if not ids.size:
             return
-        self._look_at_disk(ids.size)
+        self._look_at_disk(ids)
         for region, slots, rows in self._locate(ids, _highest(ids), distinct=False):
             region.records[slots] = records if rows is None else records[rows]
 
@@ -184,10 +198,21 @@ class Regions:
         self.header.tally = total(tallies)
         self.header.claimed = self.hashed.count_keys()
 
-    def _look_at_disk(self, needed: int) -> None:
+    def _look_at_disk(self, ids: Ids) -> None:
         """Refuse to write to a full disk: a mapped page that finds no room there would kill the process."""
-        left = self.header.file.room(needed * _BYTES_PER_ID)
-        self._credit = needed + left // (4 * _BYTES_PER_ID)
+        left = self.header.file.room(self._most_bytes(ids))
+        self._credit = ids.size + left // (4 * _BYTES_PER_ID)
+
+    def _most_bytes(self, ids: Ids) -> int:
+        """What the records of these ids can take at most."""
+        if ids.size < _MANY:
+            return ids.size * _BYTES_PER_ID
+        dense = ids[ids < DENSE_LIMIT]
+        pages: int = np.unique(dense // (mmap.PAGESIZE // RECORD_BYTES)).size
+        hashed: int = ids.size - dense.size
+        # A table that grows for them has less than 7 slots a key.
+        slots = max(self.hashed.records.size, 7 * (self.header.claimed + hashed))
+        return pages * mmap.PAGESIZE + min(hashed * _BYTES_PER_ID, slots * SLOT_BYTES)
 
 
 def _highest(ids: Ids) -> int:
