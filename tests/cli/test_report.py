@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import a_run, train
+from report_runs import a_run, train
 
 from weighted_stream.cli import main
 

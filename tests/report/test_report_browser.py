@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browsing import Page, browser
-from runs import HOSTILE, a_run, train
+from report_runs import HOSTILE, a_run, train
 
 from weighted_stream import WeightStore
 from weighted_stream.cli.report import write_page

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import a_run, texts, train, write_shards
+import torch
+from report_runs import a_run, texts, train, write_shards
 
-from weighted_stream import StoreError, StoreMismatchError, WeightStore
+from weighted_stream import SourceError, StoreError, StoreMismatchError, Uniform, WeightedStream, WeightStore
 from weighted_stream.report.build import Options, build
 from weighted_stream.report.page import page
 
@@ -170,10 +171,30 @@ def test_a_part_of_the_dataset(tmp_path: Path) -> None:
     skipped = answers(build(store)["runs"][0])["Was anything skipped?"]
     assert skipped["answer"] == "Not known"
     assert "4 were drawn and never chosen" in skipped["detail"]
-    # The texts of other samples: it says that they are not there.
-    value = build(store, options=Options(data=shards))
-    assert any("9 of the 9 samples" in note for note in value["notes"])
-    assert value["samples"]["columns"]["text"] == [None] * 9
+    with pytest.raises(SourceError, match="0 of 9 ids"):  # the texts of other samples
+        build(store, options=Options(data=shards))
+
+
+def test_other_data_and_other_fields(tmp_path: Path) -> None:
+    rows = [{"text": f"text {number}"} for number in range(40)]
+    files = {}
+    for name, kept in (("data", rows), ("fewer", rows[:30])):
+        files[name] = tmp_path / f"{name}.jsonl"
+        files[name].write_text("".join(json.dumps(row) + "\n" for row in kept))
+    for name, count in (("one", 40), ("two", 40), ("other", 50)):
+        with WeightedStream(torch.rand(count), Uniform(), store=tmp_path / name) as stream:
+            for losses, weight in stream.loader(batch_size=10):
+                weight.resolve(losses)
+    build(tmp_path / "one", tmp_path / "two", Options(data=files["data"]))
+    for options, says in (
+        (Options(data=files["data"], text="txt"), "fields text"),
+        (Options(data=files["fewer"]), "30 rows"),
+        (Options(data=files["data"], id="text"), "by the column 'text'"),
+    ):
+        with pytest.raises(SourceError, match=says):
+            build(tmp_path / "one", options=options)
+    with pytest.raises(StoreMismatchError, match="size 50 instead of 40"):
+        build(tmp_path / "one", tmp_path / "other")
 
 
 def test_a_shortened_journal(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments, without the program's name; None: those of the process.
 
     Returns:
-        The exit status: 0, or 1 after an error that was printed.
+        The exit status: 0, or 1 after an error that was printed, or if nobody reads what is printed.
 
     Raises:
         SystemExit: for arguments that do not parse (status 2), ``--help`` and ``--version`` (status 0).
@@ -41,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         status: int = arguments.run(arguments)
+        sys.stdout.flush()
     except WeightedStreamError as error:
         print(f"weighted-stream: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # nobody reads any more, as behind `| head`: what Python writes at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weighted_stream._version import __version__
+from weighted_stream.errors import StoreMismatchError
 from weighted_stream.report.charts import charts
 from weighted_stream.report.comparison import Comparison, compare, described, drawn
 from weighted_stream.report.findings import findings
@@ -23,6 +24,7 @@ from weighted_stream.report.sample_findings import ends, repeats
 from weighted_stream.report.shown import visible
 from weighted_stream.report.table import LISTED, Listing, listings, repeats_listing, table
 from weighted_stream.report.texts import Read, Texts, name_of
+from weighted_stream.sources.base import Fingerprint
 
 Ids = NDArray[np.int64]
 
@@ -78,6 +80,7 @@ def build(
             return _built(run, None, options, progress)
         progress("reading the other store")
         with Run(other, options.tracked) as second:
+            _check_one_dataset(run, second)
             return _built(run, second, options, progress)
 
 
@@ -122,6 +125,19 @@ def _built(run: Run, second: Run | None, options: Options, progress: Callable[[s
     return value
 
 
+def _check_one_dataset(run: Run, second: Run) -> None:
+    if run.fingerprint is None or second.fingerprint is None:
+        return
+    reason = Fingerprint.from_json(run.fingerprint).conflict(Fingerprint.from_json(second.fingerprint))
+    if reason is not None:
+        raise StoreMismatchError(
+            "The two stores are of different datasets: their samples cannot be compared.",
+            found=f"{second.path}: {reason}",
+            expected=f"the dataset of {run.path}",
+            do="compare runs over the same data",
+        )
+
+
 def _own(account: Account, run: Run, second: Run | None) -> Account:
     """Only the samples that this run knows."""
     if second is None:
@@ -135,7 +151,8 @@ def _texts(run: Run, options: Options) -> Texts:
     kind = None if run.fingerprint is None else str(run.fingerprint.get("kind", ""))
     column = _BY_COLUMN.search(name)
     assert options.data is not None
-    return Texts(options.data, kind, options.id or (column.group(1) if column else None), options.text)
+    size = None if run.fingerprint is None else run.fingerprint.get("size")
+    return Texts(options.data, kind, options.id or (column.group(1) if column else None), options.text, size)
 
 
 def _shown(lists: list[Listing], run: Run, most: int) -> Ids:

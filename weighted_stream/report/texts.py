@@ -57,15 +57,22 @@ class Texts:
         kind: of the dataset, as the store knows it (the ``kind`` of its fingerprint); None: not known.
         id: the column of the ids, where the stream was made with ``id_fn=`` of it.
         text: the field of the text.
+        size: how many rows the dataset has, where the store knows it.
 
     Raises:
         SourceError: if there is nothing of the kind.
     """
 
     def __init__(
-        self, path: str | PathLike[str], kind: str | None = None, id: str | None = None, text: str = "text"
+        self,
+        path: str | PathLike[str],
+        kind: str | None = None,
+        id: str | None = None,
+        text: str = "text",
+        size: int | None = None,
     ) -> None:
-        self._id, self._text, self._path = id, text, path
+        self._id, self._text, self._path, self._size = id, text, path, size
+        self._counted: int | None = None  # rows, once all were read
         plain = str(path).lower().endswith(tuple(end for end in ENDINGS if end != ".parquet"))
         self._input = open_input(path) if kind in _BY_NUMBER or plain else None
         self._shards = None if self._input is not None else open_shards(path, id=id)
@@ -79,17 +86,21 @@ class Texts:
 
         Returns:
             What was found. Data that cannot be read to the end are named in its notes.
+
+        Raises:
+            SourceError: if these are no data of the run: none of the samples are there, or texts, or another number.
         """
         found = Read()
         left = {int(number) for number in wanted}
         ids: list[int] = []
         hashes: list[NDArray[np.int64]] = []
         rows = self._rows(wanted, limit)
-        without = 0
+        without, example = 0, None
         try:
             while some := list(islice(rows, _AT_ONCE)):
                 texts = [self._text_of(row) for _, row, _ in some]
                 without += sum(text is None for text in texts)
+                example = some[0][1]
                 ids += [number for (number, _, _), text in zip(some, texts, strict=True) if text is not None]
                 hashes.append(hashed([text for text in texts if text is not None]))
                 for (number, _, shard), text in zip(some, texts, strict=True):
@@ -100,6 +111,12 @@ class Texts:
                             found.shards[number] = shard
         except (SourceError, SampleIdError) as error:
             found.notes.append(f"The data could not be read to the end. {error.problem} {error.found}")
+        if self._id is None and None not in (self._counted, self._size) and self._counted != self._size:
+            raise _other_rows(self._counted, self._size, self._path)
+        if without and not ids:
+            raise _no_texts(self._text, example)
+        if ids and not found.notes and len(left) == len(wanted) > 0:
+            raise _others(len(wanted), self._path, self._id)
         found.ids = np.array(ids, np.int64)
         found.hashes = np.concatenate([np.empty(0, np.int64), *hashes])
         found.whole = self._whole and not found.notes
@@ -150,12 +167,41 @@ class Texts:
                 left.discard(number)
                 if count > limit and not left:
                     return
+        self._counted = count
 
     def _text_of(self, row: Any) -> str | None:
         value = row.get(self._text) if isinstance(row, dict) else row
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
         return value if isinstance(value, str) else None
+
+
+def _other_rows(found: int | None, expected: int | None, path: str | PathLike[str]) -> SourceError:
+    return SourceError(
+        "These are not the data of the run, whose samples are rows by their numbers.",
+        found=f"{found:,} rows in {path}",
+        expected=f"{expected:,}, as the dataset had",
+        do="name the data that the run was trained on, in the same order: --data",
+    )
+
+
+def _no_texts(field: str, example: Any) -> SourceError:
+    return SourceError(
+        f"No sample of the data has a text in a field {field!r}.",
+        found=f"fields {', '.join(sorted(map(str, example)))}" if isinstance(example, dict) else type(example).__name__,
+        expected=f"text in a field {field!r}",
+        do="name the field of the text: --text FIELD",
+    )
+
+
+def _others(count: int, path: str | PathLike[str], column: str | None) -> SourceError:
+    by = "shard and row, or row number" if column is None else f"the column {column!r}"
+    return SourceError(
+        "None of the samples that the report shows is in the data.",
+        found=f"0 of {count:,} ids in {path}, by {by}",
+        expected="the data that the run was trained on",
+        do="name those: --data; and the column of the ids, if the stream was made with id_fn= of it: --id COLUMN",
+    )
 
 
 def name_of(path: str | PathLike[str]) -> str:

@@ -83,7 +83,7 @@ def _find(path: Path) -> tuple[dict[str, Path], str]:
             kinds.setdefault(kind, {})[name] = file
     if len(kinds) != 1:
         raise SourceError(
-            "There is nothing to convert here." if not kinds else "There are samples of several kinds here.",
+            "There are no samples here." if not kinds else "There are samples of several kinds here.",
             found=f"{path}, " + (" and ".join(sorted(kinds)) if kinds else _shown(path, len(files))),
             expected="one kind of " + ", ".join(ENDINGS) + ", or a folder of Dataset.save_to_disk",
             do="check the path" if not kinds else "name a file, or a folder with one kind of files",
