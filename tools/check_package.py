@@ -130,12 +130,14 @@ def environment(place: Path, wheel: Path, *, alone: bool) -> Path:
     return programs
 
 
-def use(place: Path, programs: Path) -> None:
-    """Train, ask for types, run the command."""
+def use(place: Path, programs: Path, wheel: Path | None) -> None:
+    """Train, run the command (with its extra, of this wheel), ask for types."""
     (place / "program.py").write_text(PROGRAM)
     (place / "wrong.py").write_text(WRONG)
     (place / "data.jsonl").write_text(DATA)
     print(call([programs / "python", "program.py"], place), end="")
+    if wheel is not None:
+        call([programs / "python", "-m", "pip", "install", "--quiet", f"{wheel}[cli]"], place)
     for command in COMMANDS:
         name, *arguments = command.split()
         call([programs / name, *arguments], place)
@@ -167,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
         programs = environment(place, wheel, alone=slow)
-        use(place, programs)
+        use(place, programs, wheel if slow else None)
         if slow:
             resolve_extras(place, programs, wheel)
 
