@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighted_stream.report.charts import medians
+from weighted_stream.report.charts import Parts, medians
 from weighted_stream.report.comparison import compare, rank_correlation
 from weighted_stream.report.drawing import Draw
+from weighted_stream.report.findings import preferred
 from weighted_stream.report.hints import hashed, maybe_mislabelled, never_learned, repeated
 from weighted_stream.report.ledger import Account
 from weighted_stream.report.places import Places
@@ -166,3 +167,18 @@ def test_what_is_embedded_comes_out_again(value: object) -> None:
 def test_no_number_that_json_has_not() -> None:
     with pytest.raises(ValueError):
         embedded([float("nan")])
+
+
+def test_parts_with_few_visits_are_named_and_not_ranked() -> None:
+    def answer(visits: list[float]) -> tuple[str, str]:
+        counts = np.array([visits, visits, visits, np.multiply(visits, [1.0, 2.0, 5.0, 0.0])])
+        found = preferred("kind", Parts(["web", "code", "noise"], counts, None, None), "")
+        return found.answer, found.detail
+
+    said, detail = answer([900.0, 600.0, 3.0, 0.0])
+    assert said.startswith("code most")
+    assert "Not ranked, with fewer than 20 visits: noise (×3." in detail
+    assert answer([900.0, 600.0, 0.0, 0.0])[1].endswith(".")
+    assert "Not ranked" not in answer([900.0, 600.0, 0.0, 0.0])[1]
+    assert answer([9.0, 6.0, 3.0, 0.0])[0] == "Too few visits to say"
+    assert answer([900.0, 0.0, 0.0, 0.0])[0] == "There is one kind only"

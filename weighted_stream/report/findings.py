@@ -95,8 +95,11 @@ def preferred(what: str, parts: Parts, missing: str) -> Finding:
         return Finding(question, "Not known", missing if not len(parts.names) else "No sample has a weight.")
     mean, (visits, weight) = parts.mean(), parts.shares()
     enough = np.flatnonzero(parts.visits >= ENOUGH)
-    if len(enough) < 2:
+    few = np.flatnonzero((parts.visits > 0) & (parts.visits < ENOUGH))
+    if len(enough) + len(few) < 2:
         return Finding(question, f"There is one {what} only", f"{len(parts.names)} named, {len(enough)} with samples.")
+    if len(enough) < 2:
+        return Finding(question, "Too few visits to say", f"{len(few)} have fewer than {ENOUGH} each.")
     order = enough[np.argsort(-mean[enough], kind="stable")]
 
     def named(row: int) -> str:
@@ -106,9 +109,14 @@ def preferred(what: str, parts: Parts, missing: str) -> Finding:
     most, least = int(order[0]), int(order[-1])
     ups = [row for row in order[:2].tolist() if mean[row] > 1] or [most]
     downs = [row for row in order[:-3:-1].tolist() if mean[row] < 1 and row not in ups] or [least]
-    detail = f"Most: {'; '.join(map(named, ups))}. Least: {'; '.join(map(named, downs))}."
+    unranked = ""
+    if len(few):
+        rest = ", ".join(f"{visible(parts.names[row], 60)} (×{mean[row]:.2f})" for row in few[:3].tolist())
+        unranked = f" Not ranked, with fewer than {ENOUGH} visits: {rest}{' …' if len(few) > 3 else ''}."
+    detail = f"Most: {'; '.join(map(named, ups))}. Least: {'; '.join(map(named, downs))}.{unranked}"
     if mean[most] < ALIKE and mean[least] > 1 / ALIKE:
         detail = f"The mean weights of {len(order):,} lie between ×{mean[least]:.2f} and ×{mean[most]:.2f} that of all."
+        detail += unranked
         return Finding(question, "All alike", detail)
     answer = f"{visible(parts.names[most], 40)} most (×{mean[most]:.2f}), {visible(parts.names[least], 40)} least "
     return Finding(question, f"{answer}(×{mean[least]:.2f})", detail)
@@ -151,7 +159,8 @@ def covered(run: Run) -> Finding:
     enough = total is not None and visits >= total
     look = False
     if census.passed:
-        parts.append(f"{census.passed:,} were drawn and never chosen.")
+        why = "never chosen, or their losses were not finite" if run.stats["nonfinite"] else "never chosen"
+        parts.append(f"{census.passed:,} were drawn and {why}.")
     if run.course is not None and run.course.zero:
         share = run.course.zero / run.course.moments()[0]
         parts.append(f"{share:.1%} of the weights were 0: those samples were read and did not count.")

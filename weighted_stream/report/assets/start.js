@@ -16,7 +16,7 @@ function start() {
   showParts(report, "shards", "shard-charts", "shard", "The ids of this dataset do not tell the shards of its samples; those of MDS and Parquet shards without id_fn do.");
   showCompared(report);
   showSamples(report);
-  byId("notes").append(...(report.notes.length ? report.notes : ["Everything is made of all samples, nothing was drawn at random."]).map((text) => el("li", { class: "bidi", text })));
+  byId("notes").append(...(report.notes.length ? report.notes : ["Sums and shares are of all samples; where some were drawn at random, it says so there."]).map((text) => el("li", { class: "bidi", text })));
   const places = report.runs.map((run) => run.path).join(" and ");
   byId("made").textContent = `Made by weighted_stream ${report.version} of ${places}${report.data === null ? "" : `, with the texts of ${report.data}`}.`;
 }
