@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ def test_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(store), str(tmp_path / "other"), "--data", str(shards), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert str(out) in printed
-    assert "Did the weights vary enough to matter?     Yes" in printed
+    assert re.search(r"Did the weights vary enough to matter\? +Yes", printed)
+    assert printed.index("other: ") < printed.index("The two runs:") < printed.index(str(out))
+    assert "! Do they compare? No sample in common" in printed.partition("The two runs:")[2]
     html = out.read_text(encoding="utf-8")
     assert html.startswith("<!doctype html>")
     assert "default-src 'none'" in html

@@ -72,6 +72,9 @@ def test_sums_and_quantiles(seed: int) -> None:
             of = [row for row in mine if group(np.array(row[1])) == number]
             assert course.groups[0, at, number] == pytest.approx(sum(row[3] for row in of if row[3] == row[3]))
             assert course.groups[1, at, number] == sum(row[2] == row[2] for row in of)
+            alike = [row[2] for row in of if row[2] == row[2] and row[3] == row[3]]
+            alike = alike if len(alike) >= 20 else [loss for loss, _ in both]
+            assert course.group_medians()[at, number] == pytest.approx(np.median(alike))
         assert course.shard_weights is not None
         assert course.shard_weights[at].sum() == pytest.approx(sum(weights))
     shares = []
@@ -97,7 +100,7 @@ def test_accounts(seed: int) -> None:
     for block in some:
         ledger.add(block, group(block.ids))
     account = ledger.account()
-    high, alike = course.loss_quantiles((0.9,))[:, 0], course.group_losses()
+    high, alike = course.loss_quantiles((0.9,))[:, 0], course.group_medians()
     for place, key in enumerate(wanted.tolist()):
         mine = [row for row in rows if row[1] == key]
         weights = [weight for *_, weight in mine if weight == weight]

@@ -54,14 +54,19 @@ def run(arguments: argparse.Namespace) -> int:
     write_page(value, arguments.out)
     for one in value["runs"]:
         print(f"{one['name']}: " + ", ".join(f"{count:,} {what}" for what, count in one["facts"].items() if count))
-        for finding in one["answers"]:
-            mark = "!" if finding["level"] == "look" else " "
-            print(f"{mark} {finding['question']:{_WIDTH}} {finding['answer']}")
+        _say(one["answers"])
+    if value["comparison"] is not None:
+        print("The two runs:")
+        _say(value["comparison"]["answers"])
     print(f"report: {arguments.out}")
     return 0
 
 
-_WIDTH = 42
+def _say(answers: list[dict[str, Any]]) -> None:
+    width = max((len(finding["question"]) for finding in answers), default=0)
+    for finding in answers:
+        mark = "!" if finding["level"] == "look" else " "
+        print(f"{mark} {finding['question']:{width}} {finding['answer']}")
 
 
 def write_page(value: dict[str, Any], path: Path) -> None:

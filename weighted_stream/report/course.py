@@ -72,7 +72,7 @@ class Course:
         used = both if both.any() else known
         for interval in np.unique(at[used]).tolist():
             mine = used & (at == interval)
-            self._draws[interval].add(losses[mine], weights[mine])
+            self._draws[interval].add(losses[mine], weights[mine], groups[mine])
 
     def _add_losses(self, at: Ids, losses: Floats, weights: Floats, groups: Ids, known: NDArray[np.bool_]) -> None:
         at, losses, weights, groups = at[known], losses[known].astype(np.float64), weights[known], groups[known]
@@ -144,9 +144,19 @@ class Course:
         """Mean loss of each tenth of the samples, those of the lowest weights first: (intervals, 10)."""
         return np.array([loss_by_tenth(*self._drawn(interval)) for interval in range(self.intervals.parts)])
 
-    def group_losses(self) -> Array:
-        """Mean loss of each group in each interval, that of all where it has too few: (intervals, groups + 1)."""
-        return np.where(self.groups[1] >= _FEW, _ratio(self.groups[2], self.groups[1]), _ratio(*self._losses)[:, None])
+    def group_medians(self) -> Array:
+        """Median loss of each group in each interval, that of all where few are known: (intervals, groups + 1)."""
+        found = np.tile(self.loss_quantiles((0.5,)), self.groups.shape[2])
+        for interval, draw in enumerate(self._draws):
+            columns = draw.rows()
+            if not columns:
+                continue
+            order = np.argsort(columns[2], kind="stable")
+            kinds, begins = np.unique(columns[2][order], return_index=True)
+            for kind, losses in zip(kinds.tolist(), np.split(columns[0][order], begins[1:]), strict=True):
+                if len(losses) >= _FEW:
+                    found[interval, kind] = np.median(losses.astype(np.float64))
+        return found
 
     @property
     def drawn(self) -> bool:
@@ -157,7 +167,7 @@ class Course:
         columns = self._draws[interval].rows()
         if not columns:
             return np.empty(0), np.empty(0)
-        losses, weights = (column.astype(np.float64) for column in columns)
+        losses, weights = (column.astype(np.float64) for column in columns[:2])
         return losses, weights[~np.isnan(weights)] if np.isnan(weights).any() else weights
 
 

@@ -21,9 +21,9 @@ NEVER_LEARNED = (
 )
 
 MAYBE_MISLABELLED = (
-    "At least two visits; its loss rose from the first to the last while the mean loss of its group (of all samples, "
-    "where there are no groups) fell, and is above that of its group. The widest gap comes first. Wrong labels do "
-    "this, but so do rare, hard and forgotten samples: it is a hint, and says nothing without a look."
+    "At least two visits; its loss rose from the first to the last while the median loss of its group (of all "
+    "samples, where there are no groups) fell, and is above that of its group. The widest gap comes first. Wrong "
+    "labels do this, but so do rare, hard and forgotten samples: it is a hint, and says nothing without a look."
 )
 
 REPEATED = "The same text to the last character, however often it comes; only texts that were read are compared."

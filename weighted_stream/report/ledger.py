@@ -22,7 +22,7 @@ class Account(NamedTuple):
         weights: how many it had.
         visits: how many losses that count.
         first, last: its first and its last loss.
-        first_alike, last_alike: the mean loss of its group (of all, if it has none) when those came.
+        first_alike, last_alike: the median loss of its group (of all, if it has none) when those came.
         high: at how many visits its loss was among the highest tenth of that time.
         above: by how much its losses were above the median of their time, on average.
     """
@@ -62,7 +62,7 @@ class Ledger:
         self._ids, self._intervals = ids, course.intervals
         quantiles = course.loss_quantiles((0.5, 0.9))
         self._median, self._high_from = quantiles[:, 0], quantiles[:, 1]
-        self._alike = course.group_losses()
+        self._alike = course.group_medians()
         count = len(ids)
         self._weight, self._above = np.zeros((2, count))
         self._weights, self._visits, self._high = np.zeros((3, count), np.int32)
