@@ -19,6 +19,7 @@ from composer import Trainer
 from composer.core import Algorithm, Event
 from composer.loggers import InMemoryLogger
 from composer.models import ComposerClassifier, HuggingFaceModel
+from pinning import pinning
 from resuming import assert_same_store
 
 from weighted_stream import (
@@ -127,6 +128,17 @@ def plain(strategy: Strategy, micro: int = BATCH, epochs: int = 2) -> tuple[list
             optimizer.step()
             losses.append(total)
     return losses, nn.utils.parameters_to_vector(model.parameters()).detach(), stream
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pinned_memory_changes_nothing(workers: int) -> None:
+    made = Run(running(), 4, loader={"num_workers": workers}).fit()
+    with pinning() as pinned:
+        other = Run(running(), 4, loader={"num_workers": workers, "pin_memory": True}).fit()
+    assert len(pinned) >= 2 * 2 * SAMPLES // BATCH
+    assert other.losses() == made.losses()
+    assert torch.equal(other.parameters(), made.parameters())
+    assert_same_store(other.stream, made.stream)
 
 
 @pytest.mark.parametrize("micro", [1, 2, 3, BATCH])

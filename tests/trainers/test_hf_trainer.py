@@ -18,6 +18,7 @@ pytest.importorskip("datasets")
 
 import datasets
 import transformers
+from pinning import pinning
 from resuming import assert_same_store
 from transformers import Trainer, TrainingArguments
 
@@ -185,6 +186,19 @@ def plain(strategy: Strategy, diary: list[list[list[int]]], whole: bool = False)
 
 COUNTED = 0
 """The first label that this version of the Trainer counts, for a GPT2LMHeadModel."""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pinned_memory_changes_nothing(tmp_path: Path, workers: int) -> None:
+    made = trainer(tmp_path / "one", running(), dataloader_num_workers=workers)
+    made.train()
+    with pinning() as pinned:
+        other = trainer(tmp_path / "two", running(), dataloader_num_workers=workers, dataloader_pin_memory=True)
+        other.train()
+    assert len(pinned) >= 10 * 4 * 3  # input_ids, labels and ids of each part
+    assert other.diary == made.diary
+    assert torch.equal(parameters(other), parameters(made))
+    assert_same_store(other.stream, made.stream)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -17,6 +17,7 @@ pytest.importorskip("lightning")
 import lightning
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from pinning import pinning
 from resuming import assert_same_store
 
 from weighted_stream import (
@@ -76,7 +77,14 @@ class Module(lightning.LightningModule):
 
 
 def fit(
-    folder: Path, strategy: Strategy, *, dropout: float = 0.0, ckpt: Any = None, workers: int = 0, **more: Any
+    folder: Path,
+    strategy: Strategy,
+    *,
+    dropout: float = 0.0,
+    ckpt: Any = None,
+    workers: int = 0,
+    pin: bool = False,
+    **more: Any,
 ) -> Any:
     stream, module = WeightedStream(data(), strategy), Module(dropout)
     options = {
@@ -91,7 +99,7 @@ def fit(
         ],
     }
     trainer = lightning.Trainer(**{**options, **more})
-    loader = stream.loader(batch_size=BATCH, shuffle=True, seed=5, num_workers=workers)
+    loader = stream.loader(batch_size=BATCH, shuffle=True, seed=5, num_workers=workers, pin_memory=pin)
     trainer.fit(module, loader, ckpt_path=ckpt)
     return module, stream, trainer
 
@@ -123,6 +131,17 @@ def test_steps_equal_the_plain_loop(tmp_path: Path, accumulation: int) -> None:
     np.testing.assert_allclose(module.seen, losses, atol=1e-5)
     torch.testing.assert_close(parameters(module), expected, atol=1e-5, rtol=0)
     assert_same_store(stream, other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pinned_memory_changes_nothing(tmp_path: Path, workers: int) -> None:
+    made, stream, _ = fit(tmp_path / "one", LinUpper(), workers=workers)
+    with pinning() as pinned:
+        other, second, _ = fit(tmp_path / "two", LinUpper(), workers=workers, pin=True)
+    assert len(pinned) == 3 * 2 * SAMPLES // BATCH
+    assert other.seen == made.seen
+    assert torch.equal(parameters(other), parameters(made))
+    assert_same_store(second, stream)
 
 
 def test_uniform_weights_equal_training_without_us(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 pytest.importorskip("trl")
 
 import datasets
+from pinning import pinning
 from small_trl import SAMPLES, language_model, logged, parameters, quiet, running, sft, texts, tokenizer
 from trl import pack_dataset
 
@@ -150,3 +151,16 @@ def test_a_column_of_that_name_is_refused(tmp_path: Path) -> None:
     named = texts().add_column("sample_id", list(range(SAMPLES)))
     with pytest.raises(SourceError, match="a column 'sample_id' already"):
         sft(tmp_path, Uniform(), dataset=named, **PACKED)
+
+
+@pytest.mark.parametrize("more", [PACKED, FLAT], ids=["packed", "padding-free"])
+def test_pinned_memory_changes_nothing(tmp_path: Path, more: dict[str, Any]) -> None:
+    more = {**more, "max_steps": 2}
+    made = sft(tmp_path / "one", running(), **more)
+    made.train()
+    with pinning() as pinned:
+        other = sft(tmp_path / "two", running(), **more, dataloader_pin_memory=True, dataloader_num_workers=2)
+        other.train()
+    assert pinned
+    assert other.diary == made.diary
+    assert torch.equal(parameters(other), parameters(made))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -48,7 +49,10 @@ class Reader:
         self._encoded = [name.encode() for name, _ in shards]
         self.policy = Policy()
         self._inside = False
-        self._at = -1  # the block of the sample before
+        # Of the block of the sample before: its first position and the one behind its last, an id less its position,
+        # and how the dataset's class reads.
+        self._low = self._high = self._offset = 0
+        self._get: Any = None
         self._bad: dict[int, Exception] = {}
         self._seen: set[int] = set()
         self._ready: Any = None
@@ -73,7 +77,7 @@ class Reader:
     def forget(self) -> None:
         """Give shards that could not be read another try."""
         self._bad.clear()
-        self._at = -1
+        self._high = self._low
 
     def __call__(self, position: Any) -> Any:
         """``(id, sample)``."""
@@ -83,15 +87,15 @@ class Reader:
             item, self._ready = self._ready, None
             return item
         row = int(position)
-        block = bisect_right(self._starts, row) - 1
-        if block != self._at:
-            self._come_to(block)
+        if not self._low <= row < self._high:
+            self._come_to(row)
         self._inside = True
         try:
-            sample = type(self._dataset).__getitem__(self._dataset, position)
+            sample = self._get(self._dataset, position)
         except WeightedStreamError:
             raise
         except Exception as error:
+            block = bisect_right(self._starts, row) - 1
             if not _of_streaming(error):  # the user's own
                 error.add_note(
                     f"(while reading row {row - self._starts[block]} of {self._shards[self._shard_of[block]][0]})"
@@ -102,7 +106,11 @@ class Reader:
             self._inside = False
         if self._id_fn is not None:
             return identify(self._id_fn, sample, row), sample
-        return self._bases[block] + row - self._starts[block], sample
+        return row + self._offset, sample
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A function of the user's class need not pickle; whoever reads on elsewhere comes to a shard first.
+        return {**self.__dict__, "_get": None, "_low": 0, "_high": 0}
 
     def positions(self, state: Any) -> Iterator[Any]:
         """The positions of an epoch. Where it is left early, the threads that read ahead are let go.
@@ -138,7 +146,7 @@ class Reader:
             except SourceError as error:
                 shard = self._shard_of[bisect_right(self._starts, int(position)) - 1]
                 self._bad.setdefault(shard, error)
-                self._at = -1
+                self._high = self._low
                 self.policy.meet(self._shards[shard][0], error)
                 left_out += 1
                 continue
@@ -170,12 +178,13 @@ class Reader:
                 if blocking:
                     raise
 
-    def _come_to(self, block: int) -> None:
-        """The next sample is of another shard.
+    def _come_to(self, row: int) -> None:
+        """The next sample, at this position, is of another shard.
 
         Raises:
             SourceError: if this one was found bad, or is.
         """
+        block = bisect_right(self._starts, row) - 1
         shard = self._shard_of[block]
         reads(self._encoded[shard])
         error = self._bad.get(shard)
@@ -188,7 +197,10 @@ class Reader:
                 self._bad[shard] = found
                 raise
             self._seen.add(shard)
-        self._at = block
+        self._low = self._starts[block]
+        self._high = self._starts[block + 1] if block + 1 < len(self._starts) else sys.maxsize
+        self._offset = self._bases[block] - self._low
+        self._get = type(self._dataset).__getitem__
 
     def _look_at(self, shard: int) -> None:
         dataset, name = self._dataset, self._shards[shard][0]
