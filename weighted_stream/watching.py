@@ -83,7 +83,7 @@ class Watch:
                         break
                     except RuntimeError as error:
                         explained = self._explained(error)
-                        bad.take(board.notes())
+                        bad.take(board.notes(look=True))
                         if explained is None:
                             raise
                         raise explained from (error if explained is not error.__cause__ else None)
@@ -97,7 +97,7 @@ class Watch:
                 if not isinstance(error, WorkerError):  # who is stuck is not waited for
                     _dismiss(iterator)
                 raise
-            bad.take(board.notes())
+            bad.take(board.notes(look=True))
 
     def _explained(self, error: RuntimeError) -> WorkerError | None:
         """Torch's error for a worker that is stuck or gone, as ours; None for any other."""

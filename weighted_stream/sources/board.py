@@ -68,15 +68,15 @@ class Board:
     def __init__(self, readers: int) -> None:
         self.readers = max(readers, 1)
         self._open(_nameless(), _nameless())
-        os.ftruncate(self._file, self.readers * SLOT)
+        self._read = self.readers * SLOT + 1  # the places, and a bell that rings when there is a note
+        os.ftruncate(self._file, self._read)
         self._map()
-        self._read = self.readers * SLOT
 
     def _open(self, file: int, stacks: int) -> None:
         self._file, self.stack_file = file, stacks
 
     def _map(self) -> None:
-        self.memory = mmap.mmap(self._file, self.readers * SLOT)
+        self.memory = mmap.mmap(self._file, self.readers * SLOT + 1)
 
     def __getstate__(self) -> dict[str, Any]:
         files = reduction.DupFd(self._file), reduction.DupFd(self.stack_file)
@@ -98,9 +98,17 @@ class Board:
     def append(self, line: bytes) -> None:
         """Add a line to the notes."""
         os.write(self._file, line)
+        self.memory[-1] = 1
 
-    def notes(self) -> list[dict[str, Any]]:
-        """What was written since the last time."""
+    def notes(self, *, look: bool = False) -> list[dict[str, Any]]:
+        """What was written since the last time.
+
+        Args:
+            look: also if the bell did not ring: who wrote may have died before it could.
+        """
+        if not (self.memory[-1] or look):
+            return []
+        self.memory[-1] = 0  # first: what is written from now on rings again
         size = os.fstat(self._file).st_size
         if size == self._read:
             return []
@@ -121,7 +129,7 @@ class Board:
 
     def clear(self) -> None:
         """Forget places, of readers that are gone."""
-        self.memory[:] = bytes(self.readers * SLOT)
+        self.memory[:-1] = bytes(self.readers * SLOT)
         os.ftruncate(self.stack_file, 0)
 
     def ask(self, reader: int) -> str:
