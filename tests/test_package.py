@@ -41,6 +41,7 @@ def test_extras_that_errors_name_exist() -> None:
 
 def test_all_is_every_extra_of_the_library() -> None:
     extras = PROJECT["optional-dependencies"]
-    (everything,) = extras["all"]
+    everything, *bounds = extras["all"]
     listed = set(re.findall(r"\[(.+)\]", everything)[0].split(","))
+    assert all(re.fullmatch(r"[a-z-]+<[0-9.]+", bound) for bound in bounds), "what is installed comes from the extras"
     assert listed == set(extras) - {"all", "bench", "demo", "test", "docs", "dev"}

@@ -134,7 +134,7 @@ def _walked(data: bytes) -> tuple[int, bool | None]:
             for _ in files:
                 count += 1
     except tarfile.TarError:
-        walk.ended = False  # which is no silence
+        return count, False  # which is no silence
     return count, walk.ended
 
 
