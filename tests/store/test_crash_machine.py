@@ -343,7 +343,7 @@ def no_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 CrashMachine.TestCase.settings = settings(
-    max_examples=times(8, 2200),
+    max_examples=times(8, 3000),
     stateful_step_count=STEPS,
     deadline=None,
     suppress_health_check=list(HealthCheck) if LONG else [HealthCheck.too_slow],
