@@ -35,7 +35,7 @@ class Course:
         shards: how many there are.
 
     Attributes:
-        groups: (3, intervals, groups + 1): weights, visits and losses added up, the last column for no group.
+        groups: (2, intervals, groups + 1): weights and visits added up, the last column for no group.
         shards: (2, shards + 1): weights and visits added up, the last one for samples of no known shard.
         shard_weights: (intervals, shards + 1); None where that would be too much.
         rows, bad, zero: feedback, losses that did not count, weights that were 0.
@@ -49,7 +49,7 @@ class Course:
         self._cells = np.zeros((3, cells))
         rng = np.random.default_rng(0)
         self._draws = [Draw(DRAWN, rng) for _ in range(count)]
-        self.groups = np.zeros((3, count, groups + 1))
+        self.groups = np.zeros((2, count, groups + 1))
         self.shards = np.zeros((2, shards + 1))
         self.shard_weights = np.zeros((count, shards + 1)) if count * (shards + 1) <= _SHARD_CELLS else None
         self._losses = np.zeros((2, count))
@@ -79,7 +79,6 @@ class Course:
         np.add.at(self._losses[0], at, losses)
         np.add.at(self._losses[1], at, 1.0)
         np.add.at(self.groups[1], (at, groups), 1.0)
-        np.add.at(self.groups[2], (at, groups), losses)
         weighed = ~np.isnan(weights)
         np.add.at(self._weighted[0], at[weighed], losses[weighed] * weights[weighed])
         np.add.at(self._weighted[1], at[weighed], weights[weighed].astype(np.float64))

@@ -49,10 +49,8 @@ class Reader:
         self._encoded = [name.encode() for name, _ in shards]
         self.policy = Policy()
         self._inside = False
-        # Of the block of the sample before: its first position and the one behind its last, an id less its position,
-        # and how the dataset's class reads.
+        # Of the block of the sample before: its first position, the one behind its last, and an id less its position.
         self._low = self._high = self._offset = 0
-        self._get: Any = None
         self._bad: dict[int, Exception] = {}
         self._seen: set[int] = set()
         self._ready: Any = None
@@ -91,7 +89,7 @@ class Reader:
             self._come_to(row)
         self._inside = True
         try:
-            sample = self._get(self._dataset, position)
+            sample = type(self._dataset).__getitem__(self._dataset, position)
         except WeightedStreamError:
             raise
         except Exception as error:
@@ -107,10 +105,6 @@ class Reader:
         if self._id_fn is not None:
             return identify(self._id_fn, sample, row), sample
         return row + self._offset, sample
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A function of the user's class need not pickle; whoever reads on elsewhere comes to a shard first.
-        return {**self.__dict__, "_get": None, "_low": 0, "_high": 0}
 
     def positions(self, state: Any) -> Iterator[Any]:
         """The positions of an epoch. Where it is left early, the threads that read ahead are let go.
@@ -200,7 +194,6 @@ class Reader:
         self._low = self._starts[block]
         self._high = self._starts[block + 1] if block + 1 < len(self._starts) else sys.maxsize
         self._offset = self._bases[block] - self._low
-        self._get = type(self._dataset).__getitem__
 
     def _look_at(self, shard: int) -> None:
         dataset, name = self._dataset, self._shards[shard][0]

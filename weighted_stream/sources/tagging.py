@@ -90,16 +90,11 @@ class TaggedStages(IterableDataset[Any]):
         for samples in _together(stream):
             names: list[str] = []
             for sample in samples:
-                try:
-                    key, where = sample["__key__"], sample["__url__"]
-                except (TypeError, LookupError):
-                    raise _no_key(sample) from None
-                if type(key) is not str and not _has_key(sample):
+                if not _has_key(sample):
                     raise _no_key(sample)
-                if where != url:
-                    if not _has_key(sample):
-                        raise _no_key(sample)
-                    url = where
+                key = sample["__key__"]
+                if sample["__url__"] != url:
+                    url = sample["__url__"]
                     name = _name(url, self._depth)
                     _refuse_one_name(known.setdefault(name, url), url)
                     first, keys, prefix = key, set(), named(name)

@@ -148,15 +148,10 @@ class _Fenced:
 
     def __init__(self, handler: Callable[[str, bytes], Any]) -> None:
         self._handler = handler
-        self._harmless: set[str] = set()  # names with an ending that is no pickle's in any version
 
     def __call__(self, key: str, data: bytes) -> Any:
-        if key in self._harmless:
-            return self._handler(key, data)
         ending = key.rpartition(".")[2].lower()
-        if ending not in PICKLED and len(self._harmless) < 1000:
-            self._harmless.add(key)
-        if ending in pickled():
+        if ending in PICKLED and ending in pickled():  # the former is quick to ask, and holds for nearly no member
             raise _refuse_member(key.lstrip("."), {})
         return self._handler(key, data)
 
