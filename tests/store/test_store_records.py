@@ -13,6 +13,7 @@ import torch
 from weighted_stream import WeightStore
 from weighted_stream.errors import SampleIdError, StoreError
 from weighted_stream.sample_ids import DENSE_LIMIT, HASHED, MAX_ID
+from weighted_stream.store.record import unusable
 
 BOTH = pytest.mark.parametrize("base", [0, HASHED], ids=["dense", "hashed"])
 
@@ -73,6 +74,17 @@ def test_the_largest_losses_do_not_overflow(store: WeightStore) -> None:
         store.update([1], loss=[loss])
     assert np.isfinite(store.get([1])["loss"][0])
     assert store.get([1])["visits"][0] == 16
+
+
+@pytest.mark.parametrize("many", [1, 3, 3000])
+@pytest.mark.parametrize("value", [0.0, 1e18, 1e30, -1e38, 1.1e38, 3e38, math.inf, -math.inf, math.nan])
+def test_which_losses_enter_an_average_hangs_on_each_alone(value: float, many: int) -> None:
+    losses = np.full(many, value, np.float32)
+    wrong = not abs(value) <= 1e38
+    found = unusable(losses)
+    assert (found is not None) == wrong
+    mixed = unusable(np.append(losses, np.float32(1.0)))
+    assert mixed is None if not wrong else mixed is not None and mixed.tolist() == [True] * many + [False]
 
 
 @BOTH

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from weighted_stream.errors import StoreError
-from weighted_stream.sample_ids import MAX_ID
 from weighted_stream.store import inputs
 from weighted_stream.store.journal_entry import MOST_ROWS
 from weighted_stream.store.record import Change, Floats, Ids, unusable
@@ -30,11 +29,11 @@ def put(regions: Regions, ids: Ids, change: Change) -> None:
         SampleIdError: if an id is negative.
         StoreError: if the disk is full.
     """
-    ordered = ids.view(np.uint64).copy()
+    ordered = ids.copy()
     ordered.sort()
-    highest = int(ordered[-1])
-    if highest > MAX_ID:
+    if ordered.item(0) < 0:
         raise inputs.negative(ids)
+    highest = ordered.item(-1)
     distinct = not np.count_nonzero(ordered[1:] == ordered[:-1])
     if ids.size <= MOST_ROWS or regions.journal is None:
         regions.write(ids, change, highest, distinct=distinct)
@@ -96,7 +95,8 @@ class Behind:
     def put(self, ids: Ids, change: Change) -> None:
         """Write a change after what was kept."""
         with self._threads:
-            self._write()
+            if self._samples:
+                self._write()
             if ids.size:
                 self._put(ids, change)
 

@@ -88,7 +88,7 @@ def as_floats(name: str, values: Any, count: int, *, finite: bool = True) -> Flo
     floats: Floats = values
     if values.shape != (count,):
         raise _wrong(name, f"shape {values.shape}", f"one per id, shape ({count},)")
-    if finite and np.count_nonzero(np.isfinite(values)) != count:
+    if finite and unusable(floats) is not None and np.count_nonzero(np.isfinite(values)) != count:
         raise _wrong(name, f"{values[~np.isfinite(values)][0]}", "finite numbers")
     return floats
 

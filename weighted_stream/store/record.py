@@ -22,6 +22,7 @@ Records: TypeAlias = npt.NDArray[np.void]
 
 RECORD = np.dtype((np.void, 32))
 RECORD_BYTES = 32
+_WORDS = np.dtype((np.uint32, 8))
 
 # The words of a record. MARKS: bit 0 set once anything was written, the other bits count non-finite losses.
 LOSS, LAST_LOSS, WEIGHT, SIMILARITY, VISITS, LAST_STEP, GROUP, MARKS = range(8)
@@ -33,6 +34,8 @@ _NAN = np.uint32(0x7FC00000)
 _MINUS_ONE = np.uint32(0xFFFFFFFF)
 BLANK = np.array([_NAN, _NAN, _NAN, _NAN, 0, _MINUS_ONE, _MINUS_ONE, 0], np.uint32)
 _BLANK_COLUMN = BLANK[:, None].copy()
+_AT_ONCE = 2048
+_BLANKS = np.tile(BLANK, (_AT_ONCE, 1))
 
 # The loss average is the mean of the first 10 losses; from then on each one moves it by a tenth of the way.
 AVERAGE_VISITS = 10
@@ -97,7 +100,7 @@ def total(tallies: Iterable[Tally]) -> Tally:
 
 def words_of(records: Records) -> Words:
     """Records as words, not a copy."""
-    return records.view(np.uint32).reshape(-1, 8)
+    return records.view(_WORDS)
 
 
 def fields(records: Records) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
@@ -124,28 +127,39 @@ def groups_of(records: Records) -> Ids:
 
 def unusable(loss: Floats) -> npt.NDArray[np.bool_] | None:
     """Which losses may not enter an average (NaN, infinite, beyond `LARGEST_LOSS`); None if there is none."""
+    if loss.size <= _AT_ONCE and np.vdot(loss, loss) <= LARGEST_LOSS:  # quicker, and nearly always so
+        return None
     good = np.abs(loss) <= LARGEST_LOSS
     return None if np.count_nonzero(good) == good.size else ~good
 
 
-def observe(words: Words, loss: Floats, *, first: bool = True) -> None:
+def flip(words: Words) -> None:
+    """From what lies in the file to what it means, or back, in place: xor with `BLANK`."""
+    n = len(words)
+    if n <= _AT_ONCE:
+        np.bitwise_xor(words, _BLANKS[:n], out=words)
+        return
+    for first in range(0, n, _AT_ONCE):
+        flip(words[first : first + _AT_ONCE])
+
+
+def observe(floats: Floats, visits: Words, loss: Floats, *, first: bool = True) -> None:
     """Enter one usable loss per record, in place: last loss, visits, average.
 
     Args:
-        words: distinct records.
+        floats: distinct records, flipped, as float32 (n, 8).
+        visits: their visits, (n,), not a copy.
         loss: one per record.
         first: whether any of the records may have no visit yet.
     """
-    visits = words[:, VISITS]
-    average = np.bitwise_xor(words[:, LOSS], _NAN).view(np.float32)
+    average = floats[:, LOSS]
     if first:
         # NaN until now: the first loss is the average.
         np.copyto(average, loss, where=visits == 0)
     visits += _ONE
     # mode="clip" is min(visits, AVERAGE_VISITS).
     average += _RATE.take(visits, mode="clip") * (loss - average)
-    np.bitwise_xor(average.view(np.uint32), _NAN, out=words[:, LOSS])
-    np.bitwise_xor(loss.view(np.uint32), _NAN, out=words[:, LAST_LOSS])
+    floats[:, LAST_LOSS] = loss
 
 
 def apply(words: Words, change: Change) -> Tally:
@@ -155,28 +169,32 @@ def apply(words: Words, change: Change) -> Tally:
         What it adds to the tally of the store.
     """
     loss, bad, weight, similarity, group, step = change
-    first = np.count_nonzero(words[:, VISITS]) < len(words)
+    visits = words[:, VISITS]
+    first = np.count_nonzero(visits) < len(words)
     if not first and bad is None and similarity is None:
         # Nothing new to count but visits: the usual case from the second epoch on.
         more = NOTHING if loss is None else Tally(0, len(words), 0, 0, 0)
     else:
         more = added(words, change)
         words[:, MARKS] |= _TOUCHED
-    if similarity is not None:
-        np.bitwise_xor(similarity.view(np.uint32), _NAN, out=words[:, SIMILARITY])
+    flip(words)
+    floats = words.view(np.float32)
     if loss is not None and bad is None:
-        observe(words, loss, first=first)
+        observe(floats, visits, loss, first=first)
     elif loss is not None and bad is not None:
         words[bad, MARKS] += _ONE_NONFINITE
         part = words[~bad]
-        observe(part, loss[~bad])
+        observe(part.view(np.float32), part[:, VISITS], loss[~bad])
         words[~bad] = part
     if weight is not None:
-        np.bitwise_xor(weight.view(np.uint32), _NAN, out=words[:, WEIGHT])
+        floats[:, WEIGHT] = weight
+    if similarity is not None:
+        floats[:, SIMILARITY] = similarity
     if group is not None:
-        words[:, GROUP] = group.astype(np.int32).view(np.uint32) ^ _MINUS_ONE
+        words[:, GROUP] = group.astype(np.int32).view(np.uint32)
     if step is not None:
-        words[:, LAST_STEP] = step ^ 0xFFFFFFFF
+        words[:, LAST_STEP] = step
+    flip(words)
     return more
 
 

@@ -115,9 +115,9 @@ class Regions:
         if self._credit < ids.size:
             self._look_at_disk(ids)
         self._credit -= ids.size
-        if self.header.sequence & 1:
+        if self.header.begin():
             self.mend()
-        self.header.begin()
+            self.header.begin()
         parts = self._locate(ids, highest, distinct=distinct)
         journal = self.journal
         mark = None if journal is None else journal.append(ids, change, lambda into: _read(parts, into))
@@ -231,5 +231,5 @@ def _read(parts: list[_Part], into: Records) -> None:
 def _write_at(records: Records, slots: Ids, change: Change) -> Tally:
     changed = records.take(slots)
     more = apply(words_of(changed), change)
-    records[slots] = changed
+    records.put(slots, changed)
     return more
