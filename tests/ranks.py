@@ -15,23 +15,41 @@ import torch
 multiprocessing.set_forkserver_preload(["torch", "pyarrow.parquet", "weighted_stream", "webdataset", "streaming"])
 
 
-def run_ranks(rank_work: Callable[..., None], ranks: int, folder: Path, *args: Any) -> None:
-    """`rank_work(rank, *args)` in processes of one gloo group (from a module that imports little: each imports it)."""
-    work = (rank_work, ranks, str(folder), dict(os.environ), args)
+def run_ranks(rank_work: Callable[..., None], ranks: int, folder: Path, *args: Any, backend: str = "gloo") -> None:
+    """`rank_work(rank, *args)` in processes of one group (from a module that imports little: each imports it).
+
+    Args:
+        backend: of the trainer: "gloo", or "out_of_reach", which fails whoever uses it.
+    """
+    work = (rank_work, ranks, str(folder), dict(os.environ), backend, args)
     torch.multiprocessing.start_processes(_one_rank, work, nprocs=ranks, start_method="forkserver")
 
 
 def _one_rank(
-    rank: int, rank_work: Callable[..., None], ranks: int, folder: str, environment: dict[str, str], args: Any
+    rank: int,
+    rank_work: Callable[..., None],
+    ranks: int,
+    folder: str,
+    environment: dict[str, str],
+    backend: str,
+    args: tuple[Any, ...],
 ) -> None:
     os.environ |= environment  # the server has that of the first test
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
+    if backend == "out_of_reach":
+        torch.distributed.Backend.register_backend(backend, _out_of_reach, devices=["cpu"])
+    torch.distributed.init_process_group(backend, f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
     rank_work(rank, *args)
-    torch.distributed.barrier()
+    if backend == "gloo":
+        torch.distributed.barrier()
     # Gloo's threads outlive destroy_process_group, and now and then abort the process when Python takes itself down:
     # "terminate called without an active exception" (torch 2.15). All the work is done and seen by every rank.
     os._exit(0)
+
+
+def _out_of_reach(store: Any, rank: int, size: int, timeout: Any) -> Any:
+    """As NCCL is for what lies on the host: every collective fails."""
+    return torch.distributed.ProcessGroup(rank, size)
 
 
 def run_ranks_of_environment(rank_work: Callable[..., None], ranks: int, *args: Any) -> None:
