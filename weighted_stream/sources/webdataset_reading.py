@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from copy import copy
 from inspect import signature
 from typing import Any
 
 from weighted_stream.errors import SourceError
-from weighted_stream.sources.bad_shards import END, SAID, Policy, ends
+from weighted_stream.sources.bad_shards import SAID, Policy
 from weighted_stream.sources.board import reads, tell
 from weighted_stream.sources.shard_names import location
 from weighted_stream.sources.tracking import Invoke, stage_name
 from weighted_stream.sources.unreadable import naming
+from weighted_stream.sources.webdataset_tars import Handler, TarStream, ask, members
 
 _EXPANDS = "webdataset.tariterators.tar_file_expander"
 _ALL_IN_ONE = "webdataset.tariterators.tarfile_samples"
@@ -20,145 +22,6 @@ _GROUPS = "webdataset.tariterators.group_by_keys"
 _OPENS = {"webdataset.tariterators.url_opener", "webdataset.cache.StreamingOpen", "webdataset.cache.FileCache"}
 READS = {_EXPANDS, _ALL_IN_ONE, _GROUPS, *_OPENS}
 """The stages that read shards, by name."""
-
-_BLOCK = 512
-_COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
-_NO_DATA = b"123456"  # links, devices, directories, whatever their size says
-_LONGEST = 1 << 60
-_KNOWN = 1 << 14
-_steps: dict[bytes, int] = {}
-"""How far the next header is, by what one says of a file's size: the few sizes of small files come again and again."""
-
-
-class Walk:
-    """A stream of a tar file that follows its headers along while it is read: a quarter of a microsecond a header.
-
-    Python's tarfile takes a header with a flipped bit for the end of the file, without an error, and reads no more.
-
-    Args:
-        stream: what tarfile would read.
-
-    Attributes:
-        ended: whether the end was reached that a writer makes, two blocks of zeros; None where nobody can tell, as the
-            stream is compressed (and has sums of its own).
-        size: bytes read so far.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.size, self._next = 0, 0
-        self._rest = b""
-        self.ended: bool | None = False
-        self._first, self._last = b"", b""
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        data: bytes = self._stream.read(size)
-        if not data:
-            return data
-        start = self.size
-        self.size = start + len(data)
-        self._last = data
-        if start < END:
-            self._first += data[: END - start]
-            if not start and data[:2] in _COMPRESSED:
-                self.ended = None
-        if self.ended is False:
-            if self._next == _LONGEST:  # tarfile knows what that header is, and we do not
-                self.ended = None
-            elif self._next < self.size:
-                self._follow(start, data)
-        return data
-
-    def _follow(self, start: int, data: bytes) -> None:
-        """From header to header. Tarfile has read on: those before are sound; the last ones are checked at the end."""
-        if self._rest:
-            start, data = start - len(self._rest), self._rest + data
-            self._rest = b""
-        first = place = self._next - start
-        last, steps = len(data) - _BLOCK, _steps
-        while place <= last:
-            step = steps.get(data[place + 124 : place + 136])
-            if step is None or data[place + 156] in _NO_DATA:
-                step = self._step(data[place : place + _BLOCK])
-                if step == _LONGEST:
-                    if self.ended:
-                        self.ended = _all_sound(data, first, place)
-                    self._next = _LONGEST
-                    return
-            place += step
-        if place < len(data):
-            self._rest = data[place:]
-        self._next = start + place
-
-    def _step(self, header: bytes) -> int:
-        """How far the next header is; `_LONGEST` behind the last one, and where nobody knows."""
-        field = header[124:136]
-        try:
-            length = _number(field)
-        except ValueError:
-            length = _LONGEST
-        if header == bytes(_BLOCK):
-            self.ended = True
-        if self.ended or length == _LONGEST:
-            return _LONGEST
-        step = _stride(header, length)
-        if header[156] not in _NO_DATA and field.strip(b"\0") and len(_steps) < _KNOWN:
-            _steps[field] = step
-        return step
-
-    def ends(self) -> str:
-        """What it looks like from outside, by which copies are known."""
-        return ends(self.size, self._first, self._last)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_stream":
-            raise AttributeError(name)
-        return getattr(self._stream, name)
-
-
-def _number(field: bytes) -> int:
-    """A number in a header: octal digits, or binary ones behind a mark.
-
-    Example:
-        >>> _number(b"00000001274 "), _number(bytes([0x80, 1, 0]))
-        (700, 256)
-    """
-    if field[0] == 0x80:
-        return int.from_bytes(field[1:], "big")
-    return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
-
-
-def _stride(header: bytes, length: int) -> int:
-    """How far the header behind a file of this length is."""
-    return _BLOCK if header[156] in _NO_DATA else _BLOCK + -(-length // _BLOCK) * _BLOCK
-
-
-def _all_sound(data: bytes, place: int, end: int) -> bool:
-    """Whether all headers between two places are sound; all of them are known to have a size."""
-    while place < end:
-        header = data[place : place + _BLOCK]
-        if not _sound(header):
-            return False
-        place += _stride(header, _number(header[124:136]))
-    return True
-
-
-def _sound(header: bytes) -> bool:
-    """Whether a header has the sum that it says; as tarfile has it, old writers took bytes for signed.
-
-    Example:
-        >>> import tarfile
-        >>> header = tarfile.TarInfo("0.txt").tobuf()
-        >>> _sound(header), _sound(b"1" + header[1:])
-        (True, False)
-    """
-    rest = header[:148] + b"        " + header[156:]
-    try:
-        said = _number(header[148:156])
-    except ValueError:
-        return False
-    return said == sum(rest) or said == sum(byte - 256 * (byte > 127) for byte in rest)
 
 
 class TarReading:
@@ -172,7 +35,6 @@ class TarReading:
     def __init__(self, policy: Policy, lenient: bool) -> None:
         self.policy, self._lenient = policy, lenient
         self.url = ""
-        self._walk: Walk | None = None
         self.broken: set[str] = set()
 
     def run(self, invoke: Invoke, stage: Any, stream: Iterator[Any]) -> Iterator[Any]:
@@ -181,23 +43,20 @@ class TarReading:
         if self.policy.skips:
             stage = self._skipping(stage)
         if name == _ALL_IN_ONE:
-            return self._samples(stage, stream)
+            return self._samples(*_arguments(stage, stream))
         if name == _EXPANDS:
-            return self._named(self._files(iter(invoke(stage, self._opened(stream)))))
+            source, given = _arguments(stage, stream)
+            return self._files(source, **given)
         if name == _GROUPS:
             return self._whole(iter(invoke(stage, stream)))
         return self._named(iter(invoke(stage, self._urls(stream))))
 
-    def _samples(self, stage: Any, stream: Iterator[Any]) -> Iterator[Any]:
-        from webdataset.tariterators import group_by_keys, tar_file_expander, url_opener
+    def _samples(self, source: Iterator[Any], given: dict[str, Any]) -> Iterator[Any]:
+        from webdataset.tariterators import group_by_keys, url_opener
 
-        bound = signature(stage.f).bind(stream, *stage.args, **stage.kw)
-        bound.apply_defaults()
-        given = dict(bound.arguments)
-        source, handler = given.pop(next(iter(given))), given.get("handler")
-        opened = self._opened(url_opener(self._urls(source), handler=handler))
-        files = self._named(self._files(tar_file_expander(opened, **given)))
-        return self._whole(group_by_keys(files, handler=handler))
+        opened = url_opener(self._urls(source), handler=given["handler"])
+        files = self._files(opened, **given, eof_value={})
+        return self._whole(group_by_keys(files, handler=given["handler"]))
 
     def _urls(self, stream: Iterator[Any]) -> Iterator[Any]:
         """What is opened next, for the error's sake."""
@@ -206,34 +65,42 @@ class TarReading:
                 self.url = source["url"]
             yield source
 
-    def _opened(self, stream: Iterator[Any]) -> Iterator[Any]:
-        for source in stream:
-            self.url, self._walk = str(source["url"]), Walk(source["stream"])
+    def _files(
+        self,
+        sources: Iterator[Any],
+        handler: Handler,
+        select_files: Callable[[str], bool] | None,
+        rename_files: Callable[[str], str] | None,
+        eof_value: Any,
+    ) -> Iterator[Any]:
+        """The members of each tar file, and the mark at its end, as webdataset's ``tar_file_expander`` has them."""
+        for source in self._named(sources):
+            self.url, stream = str(source["url"]), TarStream(source["stream"])
             self.broken.discard(self.url)
             reads(location(self.url).encode())
-            yield {**source, "stream": self._walk}
+            try:
+                yield from members(stream, source, handler, select_files, rename_files)
+            except Exception as error:
+                with self._naming():
+                    if not ask(handler, error, self.url):
+                        return
+            else:
+                self._look_at_end(stream)
+                if eof_value is not None:
+                    yield eof_value
 
-    def _files(self, files: Iterator[Any]) -> Iterator[Any]:
-        for file in files:
-            if not file:  # the mark at the end of a shard
-                self._look_at_end()
-            yield file
-
-    def _look_at_end(self) -> None:
-        walk = self._walk
-        if walk is None:
-            return
+    def _look_at_end(self, stream: TarStream) -> None:
         where = location(self.url)
-        if walk.ended is False:
+        if stream.ended is False:
             error = SourceError(
                 f"Shard {where} is broken: what is behind that place cannot be read.",
-                found=f"no header of a tar file, nor its end, within the first {walk.size:,} bytes",
+                found=f"no header of a tar file, nor its end, within the first {stream.size:,} bytes",
                 expected="headers whose sums are right, up to two blocks of zeros",
                 do="write or copy it again (a bit was flipped, it was cut, or its writer was never closed); "
                 'on_bad_shard="skip" leaves the rest of it out',
             )
             self._meet(error)
-        tell({"shard": where, "ends": walk.ends()})
+        tell({"shard": where, "ends": stream.ends()})
 
     def _meet(self, error: SourceError) -> None:
         if self._lenient and not self.policy.skips:
@@ -253,8 +120,11 @@ class TarReading:
         try:
             yield from items
         except Exception as error:
-            with naming(location(self.url), secret=self.url.startswith("pipe:")):
+            with self._naming():
                 raise error
+
+    def _naming(self) -> AbstractContextManager[None]:
+        return naming(location(self.url), secret=self.url.startswith("pipe:"))
 
     def _skipping(self, stage: Any) -> Any:
         """A copy of a stage of webdataset's whose handler leaves the shard out, if it has none of the user's."""
@@ -270,11 +140,19 @@ class TarReading:
     def handle(self, error: Exception) -> bool:
         """A handler for webdataset: go on behind the shard."""
         try:
-            with naming(location(self.url), secret=self.url.startswith("pipe:")):
+            with self._naming():
                 raise error
         except SourceError as named:
             self._meet(named)
         return True
+
+
+def _arguments(stage: Any, stream: Iterator[Any]) -> tuple[Iterator[Any], dict[str, Any]]:
+    """What a stage of webdataset's would be called with: its input, and everything else by name."""
+    bound = signature(stage.f).bind(stream, *stage.args, **stage.kw)
+    bound.apply_defaults()
+    given = dict(bound.arguments)
+    return given.pop(next(iter(given))), given
 
 
 def _reraises(handler: Callable[..., Any] | Any) -> bool:

@@ -1,0 +1,148 @@
+"""Members of tar files: the same as webdataset's own stage yields, and where reading stopped."""
+
+from __future__ import annotations
+
+import gc
+import io
+import random
+import tarfile
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from webdataset.handlers import reraise_exception, warn_and_continue
+from webdataset.tariterators import tar_file_expander
+
+from weighted_stream.sources.webdataset_tars import TarStream, members
+
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+
+
+class Trickle:
+    """A pipe that gives less than it is asked for."""
+
+    def __init__(self, data: bytes, seed: int, most: int) -> None:
+        self._data, self._rng, self._most = io.BytesIO(data), random.Random(seed), most
+
+    def read(self, size: int) -> bytes:
+        return self._data.read(min(size, self._rng.randint(1, self._most)))
+
+
+def tar(sizes: list[int], form: str = "ustar", mode: str = "w", odd: bool = False, name: str = "{:04}.txt") -> bytes:
+    """A tar file; ``odd``: with what is no sample in between."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode, format=FORMATS[form]) as file:  # type: ignore[call-overload]
+        for number, size in enumerate(sizes):
+            if odd:
+                for kind, other in (
+                    (tarfile.DIRTYPE, f"d{number}"),
+                    (tarfile.SYMTYPE, f"l{number}"),
+                    (tarfile.LNKTYPE, f"h{number}"),
+                    (tarfile.REGTYPE, "__meta__"),
+                    (tarfile.REGTYPE, f"__x__/{number}"),
+                ):
+                    info = tarfile.TarInfo(other)
+                    info.type, info.linkname = kind, name.format(0)
+                    file.addfile(info)
+            info = tarfile.TarInfo(name.format(number))
+            info.size = size
+            file.addfile(info, io.BytesIO(random.Random(number).randbytes(size)))
+    return out.getvalue()
+
+
+def ours(data: Any, select: Any = None, rename: Any = None, **more: Any) -> tuple[list[Any], bool | None]:
+    stream = TarStream(io.BytesIO(data) if isinstance(data, bytes) else data)
+    found = list(members(stream, {"url": "a.tar", **more}, reraise_exception, select, rename))
+    return found, stream.ended
+
+
+def theirs(data: bytes, select: Any = None, rename: Any = None, **more: Any) -> list[Any]:
+    source = {"url": "a.tar", "stream": io.BytesIO(data), **more}
+    return list(tar_file_expander([source], select_files=select, rename_files=rename, eof_value=None))
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_same_members_as_webdatasets(form: str, mode: str) -> None:
+    data = tar([0, 1, 511, 512, 513, 30_000, 0, 7], form, mode, odd=True)
+    for arguments in (
+        {},
+        {"local_path": "/x/a.tar"},
+        {"select": lambda name: name > "0003"},
+        {"rename": lambda name: name.replace("txt", "md"), "select": lambda name: name.endswith("2.md")},
+    ):
+        found, ended = ours(data, **arguments)
+        assert found
+        assert found == theirs(data, **arguments)
+        assert ended is (True if mode == "w" else None)
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax"])
+def test_long_names(form: str) -> None:
+    data = tar([3, 600], form, name="x" * 300 + "/{:04}.txt")
+    assert ours(data) == (theirs(data), True)
+
+
+def test_a_name_that_looks_like_a_compressed_file() -> None:
+    data = tar([3, 600], name="BZh{}")
+    assert ours(data) == (theirs(data), True)
+    data = data[:1024] + b"?" + data[1025:]
+    assert ours(data) == (theirs(data), False)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=12), st.integers(1, 12_000), st.integers(0, 9), st.data())
+def test_the_end_is_known_however_the_bytes_come(sizes: list[int], most: int, seed: int, data: st.DataObject) -> None:
+    whole = tar(sizes)
+    expected = theirs(whole)
+    assert ours(Trickle(whole, seed, most)) == (expected, True)
+    begins = [sum(512 + -(-size // 512) * 512 for size in sizes[:n]) for n in range(len(sizes))]
+    if len(sizes) > 1:  # a flipped bit in any header but the first: an end, for Python's tarfile
+        last = data.draw(st.integers(1, len(sizes) - 1))
+        broken = bytearray(whole)
+        broken[begins[last] + data.draw(st.integers(0, 147))] ^= 4
+        assert ours(Trickle(bytes(broken), seed, most)) == (expected[:last], False)
+    cut = sum(512 + -(-size // 512) * 512 for size in sizes)
+    assert ours(Trickle(whole[:cut], seed, most)) == (expected, False)  # no writer's end
+    assert ours(Trickle(whole[: cut + 100], seed, most)) == (expected, False)
+
+
+def test_a_handler_hears_of_the_shard_and_decides() -> None:
+    data = tar([10, 10, 10])
+
+    def rename(name: str) -> str:
+        if name == "0001.txt":
+            raise ValueError("no")
+        return name
+
+    heard: list[Any] = []
+    source = {"url": "s3://me:secret@bucket/a.tar?token=1"}
+    for goes_on, count, ended in ((True, 2, True), (False, 1, False)):
+        stream = TarStream(io.BytesIO(data))
+        found = list(members(stream, source, lambda error, on=goes_on: heard.append(error.args) or on, None, rename))  # type: ignore[misc]
+        assert (len(found), stream.ended) == (count, ended)
+    assert heard == [("no", "s3://bucket/a.tar")] * 2
+    with pytest.raises(ValueError, match="no"):
+        list(members(TarStream(io.BytesIO(data)), source, reraise_exception, None, rename))
+    with pytest.warns(UserWarning, match=r"bucket/a\.tar"):
+        list(members(TarStream(io.BytesIO(data)), source, warn_and_continue, None, rename))
+
+
+def test_what_is_no_tar_file() -> None:
+    for data in (b"", b"no tar file at all" * 99, tar([5000])[:3000], tar([9])[:100]):
+        with pytest.raises(tarfile.TarError):
+            ours(data)
+
+
+def test_members_are_not_kept() -> None:
+    kept = []
+
+    class Counted(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            kept.append(sum(type(one) is tarfile.TarInfo for one in gc.get_objects()))
+            return super().read(size)
+
+    list(members(TarStream(Counted(tar([0] * 200, odd=True))), {"url": "a.tar"}, reraise_exception, None, None))
+    assert len(kept) > 50
+    assert max(kept) < 10

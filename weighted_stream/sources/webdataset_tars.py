@@ -1,0 +1,123 @@
+"""The members of tar files, as webdataset's ``tar_file_expander`` yields them, and whether they were all.
+
+webdataset keeps the ``TarFile`` to itself, so nobody behind it can tell the end of a shard from a header with a flipped
+bit: Python's tarfile takes both for the end, without an error. Here the place where it stopped is looked at.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+from weighted_stream.sources.bad_shards import END, ends
+from weighted_stream.sources.shard_names import location
+
+Handler = Callable[[Exception], bool]
+"""What webdataset asks whether to go on behind an error."""
+
+_BLOCK = 512
+_COMPRESSED = (b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ", b"\x5d\x00\x00\x80", b"\x28\xb5\x2f\xfd")
+_IS_ABOUT_THE_SHARD = re.compile(r"__[^/]*__($|/)")
+"""Names that webdataset passes over."""
+
+
+class TarStream:
+    """A stream of a tar file, of which the first and the last bytes are remembered.
+
+    Args:
+        stream: what tarfile would read.
+
+    Attributes:
+        size: bytes read so far.
+        ended: whether reading stopped at the end that a writer makes, blocks of zeros; None where nobody can tell, as
+            the stream is compressed (and has sums of its own).
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.size = 0
+        self.ended: bool | None = False
+        self._first, self._before, self._last = b"", b"", b""
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        data: bytes = self._stream.read(size)
+        if len(self._last) < _BLOCK:  # a pipe gives what it has
+            self._last += data
+        elif data:
+            self._before, self._last = self._last, data
+        if self.size < END:
+            self._first = (self._first + data)[:END]
+        self.size += len(data)
+        return data
+
+    def stop(self, place: int) -> None:
+        """Reading stopped: what begins at this place is no member."""
+        if self._first.startswith(_COMPRESSED) and self._first[257:262] != b"ustar":  # a member may be named "BZh"
+            self.ended = None
+            return
+        kept = self._before + self._last
+        begin = place - (self.size - len(kept))
+        self.ended = begin >= 0 and kept[begin : begin + _BLOCK] == bytes(_BLOCK)
+
+    def ends(self) -> str:
+        """What it looks like from outside, by which copies are known."""
+        return ends(self.size, self._first, self._last)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_stream":
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+
+def members(
+    stream: TarStream,
+    source: dict[str, Any],
+    handler: Handler,
+    select_files: Callable[[str], bool] | None,
+    rename_files: Callable[[str], str] | None,
+) -> Iterator[dict[str, Any]]:
+    """The files in a tar file: ``fname``, ``data`` (bytes), ``__url__`` and, if there is one, ``__local_path__``.
+
+    Args:
+        stream: of the tar file; told where reading stopped.
+        source: its ``url`` and perhaps ``local_path``.
+        handler: asked about an error of one member.
+        select_files: which names to read; None: all.
+        rename_files: gives members other names, before they are selected.
+
+    Raises:
+        tarfile.TarError: if the stream is no tar file, or is cut within a member.
+    """
+    more = {"__url__": source["url"]}
+    if source.get("local_path") is not None:
+        more["__local_path__"] = source["local_path"]
+    tar = tarfile.open(fileobj=cast("Any", stream), mode="r|*")  # noqa: SIM115  closing it would close nothing
+    for info in tar:
+        name = info.name
+        try:
+            if not info.isreg() or _IS_ABOUT_THE_SHARD.match(name):
+                continue
+            if rename_files:
+                name = rename_files(name)
+            if select_files is not None and not select_files(name):
+                continue
+            file = tar.extractfile(info)
+            assert file is not None  # it is a regular one
+            yield {"fname": name, "data": file.read(), **more}
+        except Exception as error:
+            if not ask(handler, error, source["url"]):
+                return
+        finally:
+            tar.members = []  # type: ignore[attr-defined]  # they would all be kept
+    stream.stop(tar.offset)
+
+
+def ask(handler: Handler, error: Exception, url: str) -> bool:
+    """Ask a handler, which is told of the shard, whether to go on behind an error."""
+    where = location(url)
+    if where not in error.args:
+        error.args = (*error.args, where)
+    return handler(error)
