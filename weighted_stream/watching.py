@@ -19,6 +19,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from weighted_stream.errors import WorkerError
 from weighted_stream.sources.bad_shards import BadShards
 from weighted_stream.sources.board import Board, Desk, SitDown, here, innermost
+from weighted_stream.sources.orphans import start_method
 
 REPORT_AFTER = 300.0
 """Seconds without a batch after which a warning says where the readers are, if no ``timeout`` is set. It is doubled
@@ -48,7 +49,8 @@ class Watch:
         self._since = 0.0  # when the batch was asked for that has not come
         self._thread = 0
         if self._workers:
-            arguments["worker_init_fn"] = SitDown(self._board, arguments.get("worker_init_fn"))
+            method = start_method(arguments.get("multiprocessing_context"))
+            arguments["worker_init_fn"] = SitDown(self._board, arguments.get("worker_init_fn"), method)
         else:
             arguments.pop("timeout", None)
         _boards.add(self._board)

@@ -6,14 +6,17 @@ import gc
 import io
 import random
 import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
+import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from webdataset.handlers import reraise_exception, warn_and_continue
+from webdataset.handlers import reraise_exception
 from webdataset.tariterators import tar_file_expander
 
+from weighted_stream import Uniform, WeightedStream
 from weighted_stream.sources.webdataset_tars import TarStream, members
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -108,7 +111,7 @@ def test_the_end_is_known_however_the_bytes_come(sizes: list[int], most: int, se
     assert ours(Trickle(whole[: cut + 100], seed, most)) == (expected, False)
 
 
-def test_a_handler_hears_of_the_shard_and_decides() -> None:
+def test_a_handler_decides() -> None:
     data = tar([10, 10, 10])
 
     def rename(name: str) -> str:
@@ -116,17 +119,36 @@ def test_a_handler_hears_of_the_shard_and_decides() -> None:
             raise ValueError("no")
         return name
 
-    heard: list[Any] = []
-    source = {"url": "s3://me:secret@bucket/a.tar?token=1"}
+    heard: list[str] = []
     for goes_on, count, ended in ((True, 2, True), (False, 1, False)):
         stream = TarStream(io.BytesIO(data))
-        found = list(members(stream, source, lambda error, on=goes_on: heard.append(error.args) or on, None, rename))  # type: ignore[misc]
+        handler = Answer(goes_on, heard)
+        found = list(members(stream, {"url": "a.tar"}, handler, None, rename))
         assert (len(found), stream.ended) == (count, ended)
-    assert heard == [("no", "s3://bucket/a.tar")] * 2
+    assert heard == ["no", "no"]
     with pytest.raises(ValueError, match="no"):
-        list(members(TarStream(io.BytesIO(data)), source, reraise_exception, None, rename))
-    with pytest.warns(UserWarning, match=r"bucket/a\.tar"):
-        list(members(TarStream(io.BytesIO(data)), source, warn_and_continue, None, rename))
+        list(members(TarStream(io.BytesIO(data)), {"url": "a.tar"}, reraise_exception, None, rename))
+
+
+def test_a_handler_of_the_users_hears_of_the_shard(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar([10, 3000, 3000])[:3000])
+    heard: list[str] = []
+    data = webdataset.WebDataset(f"pipe:cat {path} # token=1", shardshuffle=False, handler=Answer(True, heard))
+    stream = WeightedStream(data, Uniform())
+    assert len(list(stream.loader(batch_size=1, collate_fn=list))) == 1
+    assert heard == [f"('unexpected end of data', '{path}')"] * 2
+
+
+class Answer:
+    """A handler, and what it was told."""
+
+    def __init__(self, goes_on: bool, heard: list[str]) -> None:
+        self.goes_on, self.heard = goes_on, heard
+
+    def __call__(self, error: Exception) -> bool:
+        self.heard.append(str(error))
+        return self.goes_on
 
 
 def test_what_is_no_tar_file() -> None:

@@ -20,6 +20,8 @@ from struct import Struct
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
+from weighted_stream.sources.orphans import leave_with_trainer
+
 SLOT = 1024
 """Bytes of the board for each reader."""
 
@@ -207,13 +209,15 @@ class SitDown:
     Args:
         board: of the loader.
         then: the user's.
+        method: how workers are started; None: in the default way.
     """
 
-    def __init__(self, board: Board, then: Callable[[int], Any] | None) -> None:
-        self.board, self.then = board, then
+    def __init__(self, board: Board, then: Callable[[int], Any] | None, method: str | None = None) -> None:
+        self.board, self.then, self._method = board, then, method
 
     def __call__(self, worker: int) -> None:
         """In the worker, before it reads."""
+        leave_with_trainer(self._method)
         here.desk = Desk(self.board, worker)
         if ASKS is not None:
             faulthandler.register(ASKS, file=self.board.stack_file, all_threads=True)

@@ -14,7 +14,7 @@ from weighted_stream.sources.board import reads, tell
 from weighted_stream.sources.shard_names import location
 from weighted_stream.sources.tracking import Invoke, stage_name
 from weighted_stream.sources.unreadable import naming
-from weighted_stream.sources.webdataset_tars import Handler, TarStream, ask, members
+from weighted_stream.sources.webdataset_tars import Handler, TarStream, members
 
 _EXPANDS = "webdataset.tariterators.tar_file_expander"
 _ALL_IN_ONE = "webdataset.tariterators.tarfile_samples"
@@ -74,20 +74,34 @@ class TarReading:
         eof_value: Any,
     ) -> Iterator[Any]:
         """The members of each tar file, and the mark at its end, as webdataset's ``tar_file_expander`` has them."""
+        handler = self._telling(handler)
         for source in self._named(sources):
-            self.url, stream = str(source["url"]), TarStream(source["stream"])
-            self.broken.discard(self.url)
-            reads(location(self.url).encode())
             try:
+                self.url, stream = str(source["url"]), TarStream(source["stream"])
+                self.broken.discard(self.url)
+                reads(location(self.url).encode())
                 yield from members(stream, source, handler, select_files, rename_files)
             except Exception as error:
                 with self._naming():
-                    if not ask(handler, error, self.url):
+                    if not handler(error):
                         return
             else:
                 self._look_at_end(stream)
                 if eof_value is not None:
                     yield eof_value
+
+    def _telling(self, handler: Handler) -> Handler:
+        """A handler of the user's is told which shard it is; what others do ends in an error that names it."""
+        if _reraises(handler) or handler == self.handle:
+            return handler
+
+        def told(error: Exception) -> bool:
+            where = location(self.url)
+            if where not in error.args:
+                error.args = (*error.args, where)
+            return handler(error)
+
+        return told
 
     def _look_at_end(self, stream: TarStream) -> None:
         where = location(self.url)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from weighted_stream.sources.bad_shards import END, ends
-from weighted_stream.sources.shard_names import location
 
 Handler = Callable[[Exception], bool]
 """What webdataset asks whether to go on behind an error."""
@@ -108,16 +107,8 @@ def members(
             assert file is not None  # it is a regular one
             yield {"fname": name, "data": file.read(), **more}
         except Exception as error:
-            if not ask(handler, error, source["url"]):
+            if not handler(error):
                 return
         finally:
             tar.members = []  # type: ignore[attr-defined]  # they would all be kept
     stream.stop(tar.offset)
-
-
-def ask(handler: Handler, error: Exception, url: str) -> bool:
-    """Ask a handler, which is told of the shard, whether to go on behind an error."""
-    where = location(url)
-    if where not in error.args:
-        error.args = (*error.args, where)
-    return handler(error)
