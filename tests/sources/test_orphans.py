@@ -30,20 +30,23 @@ def unpickled(pid):
     return Data(range(8))
 
 if __name__ == "__main__":
-    method = sys.argv[1]
-    loader = WeightedStream(Data(range(8)), Uniform()).loader(num_workers=1, multiprocessing_context=method)
-    if method == "fork":
-        trainer = os.getpid()
+    method, when = sys.argv[1:]
+    trainer = os.getpid()
+    late = {"worker_init_fn": lambda worker: kill_trainer(trainer)} if when == "late" else {}
+    loader = WeightedStream(Data(range(8)), Uniform()).loader(num_workers=1, multiprocessing_context=method, **late)
+    if method == "fork" and not late:
         os.register_at_fork(after_in_child=lambda: kill_trainer(trainer))
     next(iter(loader))
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_worker_that_begins_without_its_trainer_ends(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "when"), [("fork", "early"), ("fork", "late"), ("spawn", "early"), ("forkserver", "early")]
+)
+def test_a_worker_that_begins_without_its_trainer_ends(method: str, when: str, tmp_path: Path) -> None:
     script = tmp_path / "trainer.py"
     script.write_text(TRAINER)
-    process = subprocess.Popen([sys.executable, script, method], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, script, method, when], stdout=subprocess.PIPE)
     try:
         said, _ = process.communicate(timeout=40)  # until nobody holds its output any more
     except subprocess.TimeoutExpired as late:

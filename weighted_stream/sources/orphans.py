@@ -10,7 +10,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
 from typing import Any
+
+EVERY = 5.0
+"""Seconds between two looks, as torch has it."""
 
 
 def start_method(context: Any) -> str | None:
@@ -30,16 +34,15 @@ def leave_with_trainer(method: str | None) -> None:
         method: how the worker was started; None: in the default way.
     """
     trainer = multiprocessing.parent_process()
-    if trainer is None:
-        return
-    if (method or multiprocessing.get_start_method()) == "fork":
-        # Later siblings inherit what tells of the trainer's end, so it cannot be waited for; but the parent is known.
-        if os.getppid() != trainer.pid:
-            os._exit(1)
-        return
-    threading.Thread(target=_wait, args=(trainer,), name="trainer's end", daemon=True).start()
+    if trainer is not None:
+        forked = (method or multiprocessing.get_start_method()) == "fork"
+        threading.Thread(target=_wait, args=(trainer, forked), name="trainer's end", daemon=True).start()
 
 
-def _wait(trainer: Any) -> None:
-    trainer.join()
+def _wait(trainer: Any, forked: bool) -> None:
+    if forked:  # later siblings inherit what would tell of the trainer's end at once; but it is the parent
+        while os.getppid() == trainer.pid:
+            time.sleep(EVERY)
+    else:
+        trainer.join()
     os._exit(1)
