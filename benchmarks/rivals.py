@@ -126,9 +126,9 @@ class Sqlite:
         fields = ", ".join(SQL_COLUMNS)
         self.base.execute(f"CREATE TABLE records (id INTEGER PRIMARY KEY, {fields})")
         self.upsert = (
-            f"INSERT INTO records (id, {fields}) VALUES (?1, ?2, ?2, ?3, NULL, 1, ?4, -1) "
-            "ON CONFLICT (id) DO UPDATE SET loss = loss + (?2 - loss) / min(visits + 1, 10), "
-            "last_loss = ?2, weight = ?3, visits = visits + 1, last_step = ?4"
+            f"INSERT INTO records (id, {fields}) VALUES (?, ?, ?, ?, NULL, 1, ?, -1) "
+            "ON CONFLICT (id) DO UPDATE SET loss = loss + (excluded.loss - loss) / min(visits + 1, 10), "
+            "last_loss = excluded.loss, weight = excluded.weight, visits = visits + 1, last_step = excluded.last_step"
         )
 
     def get(self, ids: Ids) -> Columns:
@@ -143,7 +143,8 @@ class Sqlite:
 
     def update(self, ids: Ids, loss: Floats, weight: Floats, step: int) -> None:
         self.base.execute("BEGIN")
-        rows = zip(ids.tolist(), loss.tolist(), weight.tolist(), [step] * len(ids), strict=True)
+        losses = loss.tolist()
+        rows = zip(ids.tolist(), losses, losses, weight.tolist(), [step] * len(ids), strict=True)
         self.base.executemany(self.upsert, rows)
         self.base.execute("COMMIT")
 

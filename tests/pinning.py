@@ -11,6 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import dataloader
+
+
+class _Told:
+    """A module, some of whose names are others."""
+
+    def __init__(self, module: Any, **names: Any) -> None:
+        self._module = module
+        vars(self).update(names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
 
 
 @contextmanager
@@ -29,4 +41,7 @@ def pinning() -> Iterator[list[torch.Tensor]]:
         patch.setattr(torch.accelerator, "current_device_index", lambda: 0)
         patch.setattr(torch.accelerator, "set_device_index", lambda _: None)
         patch.setattr(torch.cuda, "current_device", lambda: 0)  # torchdata asks for it by this name
+        if torch.__version__ < "2.7":  # there the loader asks CUDA itself; nobody else shall think it is here
+            patch.setattr(dataloader, "torch", _Told(torch, cuda=_Told(torch.cuda, is_available=lambda: True)))
+            patch.setattr(torch.cuda, "set_device", lambda _: None)
         yield pinned

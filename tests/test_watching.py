@@ -102,6 +102,7 @@ def test_a_stuck_worker_is_shown_with_its_stack_and_shard(tmp_path: Path, contex
     assert "worker 1" not in text.split("wait for work")[0] or "1 that wait for work" in text
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_long_wait_is_reported_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "REPORT_AFTER", 0.6)
     stream = WeightedStream(Hook(9, takes_long), Uniform())

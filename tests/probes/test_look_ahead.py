@@ -78,7 +78,7 @@ def rate_of(optimizer, parameter: nn.Parameter, eta) -> float:
 
 def diagonal(optimizer, parameter: nn.Parameter, gradient: Tensor) -> Tensor | float:
     """Adam's formula, for the step that takes this gradient; a constant."""
-    if not isinstance(optimizer, Adam):
+    if not isinstance(optimizer, (Adam, AdamW)):
         return 1.0
     group, state = optimizer.param_groups[0], optimizer.state.get(parameter, {})
     beta, step = group["betas"][1], float(state.get("step", 0)) + 1

@@ -63,6 +63,16 @@ def test_samples_without_a_score_are_neutral_and_take_no_part(gate: str) -> None
     assert strategy.weights(signals([NAN, NAN])).tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("window", ["batch", "running"])
+@pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 10, 11, 64])
+def test_equal_scores_weigh_the_same(gate: str, window: str, count: int) -> None:
+    for value in range(-1000, 1001, 13):
+        for options in ({}, {"tau": 1e-8}):
+            weights = Similarity(gate=gate, window=window, **options).weights(signals([value / 1000] * count))
+            assert weights.tolist() == pytest.approx([1.0] * count, abs=1e-5), (value, options)
+
+
 @pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
 @given(
     values=st.lists(st.integers(-1000, 1000), min_size=1, max_size=50).map(lambda xs: [x / 1000 for x in xs]),

@@ -22,7 +22,7 @@ from weighted_stream.strategies.gate import sigmoid_gate
 from weighted_stream.strategies.gibbs import Scalar, gibbs, gibbs_against
 from weighted_stream.strategies.options import check_choice, check_either, check_integer
 from weighted_stream.strategies.stored_scores import OnBadShard, filled, scoring_plan, stored_scores
-from weighted_stream.strategies.temperature import Gate, effective_share, temperature_for
+from weighted_stream.strategies.temperature import Gate, effective_share, middle, temperature_for
 from weighted_stream.strategies.window import RUNNING_MINIMUM, RunningWindow, Window
 
 DEFAULT_ESS = 0.7
@@ -50,7 +50,7 @@ def similarity_weights(scores: Tensor, tau: Scalar, gate: Gate = "softmax") -> T
     """
     if gate == "softmax":
         return gibbs(scores, tau)
-    return mean_one(_gated(scores, scores.mean(), tau))
+    return mean_one(sigmoid_gate(scores - middle(scores), tau))
 
 
 def similarity_weights_against(scores: Tensor, reference: Tensor, tau: Scalar, gate: Gate = "softmax") -> Tensor:
@@ -68,12 +68,8 @@ def similarity_weights_against(scores: Tensor, reference: Tensor, tau: Scalar, g
     scores = torch.clamp(scores, reference.amin(), reference.amax())
     if gate == "softmax":
         return gibbs_against(scores, reference, tau)
-    middle = reference.mean()
-    return _gated(scores, middle, tau) / _gated(reference, middle, tau).mean()
-
-
-def _gated(scores: Tensor, middle: Tensor, tau: Scalar) -> Tensor:
-    return sigmoid_gate(scores - middle, tau)
+    mean = middle(reference)
+    return sigmoid_gate(scores - mean, tau) / sigmoid_gate(reference - mean, tau).mean()
 
 
 class Similarity(Strategy):

@@ -43,6 +43,17 @@ def effective_share(weights: Tensor) -> Tensor:
     return weights.sum().square() / (weights.square().sum() * len(weights))
 
 
+def middle(scores: Tensor) -> Tensor:
+    """The mean of a window, kept within its range: rounded, that of equal scores may lie beside them all.
+
+    Example:
+        >>> scores = torch.full((3,), -0.003)
+        >>> (scores - scores.mean()).any(), (scores - middle(scores)).any()
+        (tensor(True), tensor(False))
+    """
+    return torch.clamp(scores.mean(), *torch.aminmax(scores))
+
+
 def temperature_for(scores: Tensor, share: float, gate: Gate = "softmax") -> Tensor:
     """The temperature at which the weights have an effective sample size of ``share`` times the window [ours].
 
@@ -70,7 +81,7 @@ def temperature_for(scores: Tensor, share: float, gate: Gate = "softmax") -> Ten
     """
     low, high = torch.aminmax(scores)
     width = (high - low).clamp_min_(_TINY)
-    places = (scores - (high if gate == "softmax" else scores.mean())).div_(width)
+    places = (scores - (high if gate == "softmax" else middle(scores))).div_(width)
     wanted = scalar(share * len(scores))
     coarse, begin, fine = _grids(scores.device)
     start = begin.take(torch.count_nonzero(_sizes(places, coarse, gate) >= wanted))
