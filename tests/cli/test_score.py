@@ -215,7 +215,13 @@ def test_interrupted(files: Path) -> None:
     command += ["--target", str(files / "target.jsonl"), *VOWELS, "--out", str(out)]
     environment = {**os.environ, "SLOW": "1.0"}
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background inherits it ignored
     )
     deadline = time.monotonic() + 120
     while len(list(out.glob("*.parquet"))) < 2 and process.poll() is None and time.monotonic() < deadline:
