@@ -221,7 +221,7 @@ def tabulated(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) ->
 def signed(key: str, value: Any) -> Any:
     """Differences with their sign turned: how much less than uniform."""
     if key.endswith("difference"):
-        return Spread(-value.median, -value.high, -value.low)
+        return Spread(0.0 - value.median, 0.0 - value.high, 0.0 - value.low)  # of 0: no -0
     return value
 
 
