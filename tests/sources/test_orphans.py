@@ -40,6 +40,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("method", "when"), [("fork", "early"), ("fork", "late"), ("spawn", "early"), ("forkserver", "early")]
 )
@@ -48,7 +49,7 @@ def test_a_worker_that_begins_without_its_trainer_ends(method: str, when: str, t
     script.write_text(TRAINER)
     process = subprocess.Popen([sys.executable, script, method, when], stdout=subprocess.PIPE)
     try:
-        said, _ = process.communicate(timeout=40)  # until nobody holds its output any more
+        said, _ = process.communicate(timeout=100)  # until nobody holds its output any more
     except subprocess.TimeoutExpired as late:
         worker = int((late.stdout or b"0").split()[0])
         os.kill(worker, signal.SIGKILL)
