@@ -97,7 +97,7 @@ def compare(
 ) -> tuple[Spread, Spread, Spread]:
     """Wrapped over bare."""
     options: dict[str, Any] = {"batch_size": BATCH, "num_workers": workers, "collate_fn": None}
-    repeats = repeats or (15 if workers else 9)  # three processes on two cores vary more
+    repeats = repeats or (25 if workers else 9)  # three processes on two cores vary more
     if workers:
         options["persistent_workers"] = warm
     if not warm:

@@ -55,6 +55,25 @@ class Packed(streaming.StreamingDataset):
             yield sample["text"]
 
 
+class OwnCounted(streaming.StreamingDataset):
+    """A user's dataset that hears of each time a shard is asked for."""
+
+    asked = 0
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        type(self).asked += 1
+        super().prepare_shard(shard_id, blocking)
+
+
+class Counted(OwnCounted):
+    """The same, taken for streaming's."""
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        super().prepare_shard(shard_id, blocking)
+
+    prepare_shard.__module__ = streaming.StreamingDataset.prepare_shard.__module__
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     with streaming_here():
@@ -330,6 +349,32 @@ def test_set_epoch_continues_where_a_new_process_begins(root: Path) -> None:
     assert read(again.dataset) == epochs[1]
     again.set_epoch(0)
     assert read(again.dataset) == epochs[2]
+
+
+@pytest.mark.parametrize("case", ["streaming's own", "cache_limit", "the user's own"])
+def test_streaming_is_asked_once_for_a_shard_that_is_there(tmp_path: Path, case: str) -> None:
+    remote = write_mds(tmp_path / "c4", range(400), 200)
+    limit = "1gb" if case == "cache_limit" else None
+    kind = OwnCounted if case == "the user's own" else Counted
+    source = MDSSource(open_mds(tmp_path / "cache", kind, remote=str(remote), predownload=8, cache_limit=limit))
+    kind.asked = 0
+    assert [marker for _, marker in read(source.dataset)] == list(range(400))
+    if case == "streaming's own":
+        assert 2 <= kind.asked <= 6  # by the thread that fetches, the one that waits, and the reader
+    else:
+        assert kind.asked > 350  # both threads are at most 8 samples ahead
+
+
+def test_a_shard_that_is_evicted_within_an_epoch_is_fetched_again(tmp_path: Path) -> None:
+    rows = 2000  # more than are read ahead
+    remote = write_mds(tmp_path / "c4", range(2 * rows), rows)
+    dataset: Any = MDSSource(open_mds(tmp_path / "cache", remote=str(remote), predownload=8)).dataset
+    markers = []
+    for _, sample in dataset:
+        markers.append(sample["marker"])
+        if len(markers) in (rows // 2, rows + rows // 2):
+            dataset.evict_shard(len(markers) // rows)
+    assert markers == list(range(2 * rows))
 
 
 def test_matches(root: Path) -> None:

@@ -53,6 +53,7 @@ class Reader:
         self._low = self._high = self._offset = 0
         self._bad: dict[int, Exception] = {}
         self._seen: set[int] = set()
+        self._brought: set[int] = set()
         self._ready: Any = None
         self._events: list[Any] = []
         # Which shards were found whole: workers of this epoch and of later ones need not look again.
@@ -75,6 +76,7 @@ class Reader:
     def forget(self) -> None:
         """Give shards that could not be read another try."""
         self._bad.clear()
+        self._brought.clear()
         self._high = self._low
 
     def __call__(self, position: Any) -> Any:
@@ -149,14 +151,22 @@ class Reader:
             tell({"lacks": left_out})
 
     def prepare(self, shard: int, blocking: bool = True) -> None:
-        """Bring a shard. Who waits for it is told at once what is wrong; the threads that read ahead go on."""
+        """Bring a shard. Who waits for it is told at once what is wrong; the threads that read ahead go on.
+
+        Those ask again for each sample, and streaming takes a lock on a file each time. A shard that is there is asked
+        for once, unless a ``cache_limit`` or a method of the user's wants to know of each time.
+        """
         if shard in self._bad:
             if blocking:
                 raise self._bad[shard]
             return
         dataset = self._dataset
+        if not blocking and shard in self._brought and dataset._shard_states[shard] == _LOCAL:
+            return
         try:
             type(dataset).prepare_shard(dataset, shard, blocking)
+            if not dataset.cache_limit and _is_streamings(type(dataset).prepare_shard):
+                self._brought.add(shard)
         except Exception as error:
             lock = getattr(dataset, "_cache_filelock", None)
             if lock is not None and lock.is_locked:  # nothing could be evicted
@@ -228,6 +238,11 @@ def plain(dataset: Any) -> Any:
     for name in _OVERRIDES:
         vars(dataset).pop(name, None)
     return dataset
+
+
+def _is_streamings(method: Any) -> bool:
+    """Whether it is streaming's own, rather than one that the user's class puts in its place."""
+    return str(method.__module__).partition(".")[0] == "streaming"
 
 
 def _of_streaming(error: Exception) -> bool:
