@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import io
 import random
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,32 @@ def test_a_name_that_looks_like_a_compressed_file() -> None:
     assert ours(data) == (theirs(data), True)
     data = data[:1024] + b"?" + data[1025:]
     assert ours(data) == (theirs(data), False)
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="GNU tar writes sparse files")
+@pytest.mark.parametrize("form", ["gnu", "pax"])
+def test_files_with_holes(tmp_path: Path, form: str) -> None:
+    with (tmp_path / "0.bin").open("wb") as file:
+        file.seek(300_000)
+        file.write(b"behind a hole")
+    (tmp_path / "1.bin").write_bytes(b"no hole")
+    command = [
+        "tar",
+        "--sparse",
+        f"--format={form}",
+        "-C",
+        str(tmp_path),
+        "-cf",
+        str(tmp_path / "a.tar"),
+        "0.bin",
+        "1.bin",
+    ]
+    subprocess.run(command, check=True)
+    data = (tmp_path / "a.tar").read_bytes()
+    assert len(data) < 100_000
+    found, ended = ours(data)
+    assert [file["data"] for file in found] == [bytes(300_000) + b"behind a hole", b"no hole"]
+    assert (found, ended) == (theirs(data), True)
 
 
 @settings(max_examples=150, deadline=None)

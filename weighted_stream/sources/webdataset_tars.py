@@ -103,12 +103,24 @@ def members(
                 name = rename_files(name)
             if select_files is not None and not select_files(name):
                 continue
-            file = tar.extractfile(info)
-            assert file is not None  # it is a regular one
-            yield {"fname": name, "data": file.read(), **more}
+            yield {"fname": name, "data": _content(tar, info), **more}
         except Exception as error:
             if not handler(error):
                 return
         finally:
             tar.members = []  # type: ignore[attr-defined]  # they would all be kept
     stream.stop(tar.offset)
+
+
+def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    """What a regular file holds, from the stream itself: an object for each file would take a tenth of the time."""
+    if info.issparse():
+        file = tar.extractfile(info)
+        assert file is not None  # it is a regular one
+        return file.read()
+    stream: Any = tar.fileobj
+    stream.seek(info.offset_data)
+    data: bytes = stream.read(info.size)
+    if len(data) < info.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return data
