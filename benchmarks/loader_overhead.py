@@ -78,7 +78,7 @@ def in_memory_small(folder: Path, rows: int) -> Callable[[], Any]:
 FORMATS: dict[str, tuple[Callable[[Path, int], Callable[[], Any]], int, float | None]] = {
     "MDS": (write_mds, 20_000, 0.97),
     "WebDataset": (write_webdataset, 20_000, 0.97),
-    "Parquet": (write_parquet, 80_000, 0.97),
+    "Parquet": (write_parquet, 240_000, 0.97),
     "in-memory list": (in_memory, 100_000, 0.90),
     "in-memory list, small samples": (in_memory_small, 100_000, None),
 }
@@ -93,11 +93,10 @@ def rate(loader: Any, rows: int) -> float:
 
 
 def compare(
-    make: Callable[[], Any], rows: int, workers: int, warm: bool, repeats: int | None = None
+    make: Callable[[], Any], rows: int, workers: int, warm: bool, repeats: int = 25
 ) -> tuple[Spread, Spread, Spread]:
     """Wrapped over bare."""
     options: dict[str, Any] = {"batch_size": BATCH, "num_workers": workers, "collate_fn": None}
-    repeats = repeats or (25 if workers else 9)  # three processes on two cores vary more
     if workers:
         options["persistent_workers"] = warm
     if not warm:
@@ -173,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
                 continue
             for workers in (0, 2):
                 for warm in (False, True):
-                    ours, bare, ratio = compare(make, count, workers, warm, 3 if quick else None)
+                    ours, bare, ratio = compare(make, count, workers, warm, 3 if quick else 25)
                     rows.append([name, workers, "warm" if warm else "cold", ours, bare, ratio, wanted])
                     print(*rows[-1], sep="  ", flush=True)
     headings = ["format", "workers", "epoch", "wrapped/s", "bare/s", "ratio", "wanted"]
