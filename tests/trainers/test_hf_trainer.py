@@ -334,6 +334,15 @@ def classifier() -> Any:
     return transformers.DistilBertForSequenceClassification(config)
 
 
+def test_labels_are_shifted_as_the_model_of_the_moment_wants_it(tmp_path: Path) -> None:
+    made = trainer(tmp_path, Uniform())
+    assert made._shifts()
+    made.model = classifier()  # as model_init may do
+    assert not made._shifts()
+    made.model = language_model()
+    assert made._shifts()
+
+
 def labelled() -> Any:
     return datasets.Dataset.from_dict(
         {"input_ids": tokens().tolist(), "label": (tokens()[:, 0] % 2).tolist(), "url": ["x"] * SAMPLES}

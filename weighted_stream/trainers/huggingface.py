@@ -137,6 +137,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         self._given: Any = None  # the samples, if the train_dataset is packs of them
         self._parts: Parts | None = None
         self._window: list[Any] = []
+        self._looked_at, self._shifted = None, False
         super().__init__(*args, **kwargs)
         self._loss = LOSSES.get(kind_of(self), LogitLoss)(self, losses, chunk_size)
         self._loss.check()
@@ -260,7 +261,12 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         self._parts.weight.resolve(torch.cat(found))
 
     def _shifts(self) -> bool:
-        """Whether position ``t`` of the logits predicts label ``t + 1``."""
+        """Whether position ``t`` of the logits predicts label ``t + 1``. Unwrapping takes a while: once for a model."""
+        if self._looked_at is not self.model:
+            self._looked_at, self._shifted = self.model, self._predicts_next()
+        return self._shifted
+
+    def _predicts_next(self) -> bool:
         model = self.accelerator.unwrap_model(self.model)
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
