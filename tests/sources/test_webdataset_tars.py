@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import io
 import random
 import shutil
@@ -94,6 +95,32 @@ def test_a_name_that_looks_like_a_compressed_file() -> None:
     assert ours(data) == (theirs(data), True)
     data = data[:1024] + b"?" + data[1025:]
     assert ours(data) == (theirs(data), False)
+
+
+@pytest.mark.parametrize("size", [-5, -(1 << 40), 1 << 40])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_header_that_says_an_odd_size(size: int, pack: Any) -> None:
+    info = tarfile.TarInfo("0001.txt")
+    info.size = 100
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)  # type: ignore[attr-defined]
+    header[148:156] = b"        "
+    header[148:155] = b"%06o\0" % sum(header)
+    data = pack(tar([40])[:1024] + bytes(header) + b"x" * 1024 + bytes(1024))
+
+    def read(files: Any) -> tuple[list[bytes], str]:
+        found = []
+        try:
+            for file in files:
+                found.append(file["data"])
+        except tarfile.TarError as error:
+            return found, type(error).__name__
+        return found, "no error"
+
+    stream = TarStream(io.BytesIO(data))
+    mine = read(members(stream, {"url": "a.tar"}, reraise_exception, None, None))
+    assert mine == read(tar_file_expander([{"url": "a.tar", "stream": io.BytesIO(data)}], eof_value=None))
+    assert not stream.ended
 
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="GNU tar writes sparse files")
