@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader
 from weighted_stream import WeightedStream
 from weighted_stream.errors import ScoringError, SourceError, StoreMismatchError
 from weighted_stream.scoring.ahead import ScoringAhead
+from weighted_stream.scoring.ahead_process import main
 from weighted_stream.scoring.base import ScoringPlan
 from weighted_stream.signals import Signals
 from weighted_stream.store import WeightStore
@@ -239,6 +241,28 @@ def test_a_trainer_that_ends_takes_its_scorer_along(tmp_path: Path) -> None:
         assert not exists(scorer)
         assert process.stderr
         assert process.stderr.read() == b""
+
+
+def told_again(connection: Any) -> None:
+    """A scorer that is told to end while it ends."""
+    atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+    main(connection)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_scorer_that_is_told_to_end_while_it_ends_says_nothing(told: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=told_again, args=(there,))
+    process.start()
+    there.close()
+    here.recv_bytes()  # it says hello
+    if told:
+        process.terminate()
+        process.join(60)
+    here.close()
+    process.join(60)
+    assert process.exitcode in (128 + signal.SIGTERM if told else 0, -signal.SIGALRM)  # the latter if it is slow
+    assert capfd.readouterr().err == ""
 
 
 def trainer(how: str, workers: int, log: Path) -> subprocess.Popen[bytes]:

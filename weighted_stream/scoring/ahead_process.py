@@ -52,6 +52,7 @@ def main(connection: Connection) -> None:
             raise
         except Exception as error:
             line.send(Kind.FAULT, contents=pack_json(ahead_faults.describe(error)))
+    signal.signal(signal.SIGTERM, _hurry)
 
 
 def _work(line: Line) -> None:
@@ -121,10 +122,16 @@ def _sweep(source: Source, start: Start, skip: bool, line: Line) -> Iterator[Seq
 
 
 def _terminate(number: int, frame: object) -> None:
+    """Told to end: in the midst of work by an exception, which whoever ends already would only stumble over."""
+    signal.signal(number, _hurry)
+    _hurry(number, frame)
+    sys.exit(128 + number)
+
+
+def _hurry(number: int, frame: object) -> None:
     # Python takes its time to end with all that it has loaded: after the grace the kernel ends it.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(GRACE)
-    sys.exit(128 + number)
 
 
 def _leave_with(trainer: Any) -> None:
