@@ -78,7 +78,7 @@ def in_memory_small(folder: Path, rows: int) -> Callable[[], Any]:
 FORMATS: dict[str, tuple[Callable[[Path, int], Callable[[], Any]], int, float | None]] = {
     "MDS": (write_mds, 20_000, 0.97),
     "WebDataset": (write_webdataset, 20_000, 0.97),
-    "Parquet": (write_parquet, 240_000, 0.97),
+    "Parquet": (write_parquet, 160_000, 0.97),
     "in-memory list": (in_memory, 100_000, 0.90),
     "in-memory list, small samples": (in_memory_small, 100_000, None),
 }
