@@ -360,7 +360,7 @@ def test_streaming_is_asked_once_for_a_shard_that_is_there(tmp_path: Path, case:
     kind.asked = 0
     assert [marker for _, marker in read(source.dataset)] == list(range(400))
     if case == "streaming's own":
-        assert 2 <= kind.asked <= 6  # by the thread that fetches, the one that waits, and the reader
+        assert 2 <= kind.asked < 50  # while another thread fetches it, for each sample that is looked ahead
     else:
         assert kind.asked > 350  # both threads are at most 8 samples ahead
 
