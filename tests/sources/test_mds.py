@@ -9,6 +9,7 @@ import pickle
 import random
 import shutil
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -357,12 +358,15 @@ def test_streaming_is_asked_once_for_a_shard_that_is_there(tmp_path: Path, case:
     limit = "1gb" if case == "cache_limit" else None
     kind = OwnCounted if case == "the user's own" else Counted
     source = MDSSource(open_mds(tmp_path / "cache", kind, remote=str(remote), predownload=8, cache_limit=limit))
-    kind.asked = 0
-    assert [marker for _, marker in read(source.dataset)] == list(range(400))
+    kind.asked, markers = 0, []
+    for _, sample in source.dataset:
+        markers.append(sample["marker"])
+        time.sleep(0.001)  # so that the threads which look ahead can
+    assert markers == list(range(400))
     if case == "streaming's own":
         assert 2 <= kind.asked < 50  # while another thread fetches it, for each sample that is looked ahead
     else:
-        assert kind.asked > 350  # both threads are at most 8 samples ahead
+        assert kind.asked > 200
 
 
 def test_a_shard_that_is_evicted_within_an_epoch_is_fetched_again(tmp_path: Path) -> None:
