@@ -110,6 +110,12 @@ def outcomes(case: Case, home: Path, still: int = STILL) -> str:
 def outcome(case: Case, home: Path, still: int) -> str:
     """What becomes of one epoch, in words."""
     home.mkdir()
+    # Not in there: workers send tensors through sockets in it, whose paths have 107 characters at most.
+    with tempfile.TemporaryDirectory(prefix="f", ignore_cleanup_errors=True) as temporary:
+        return _outcome(case, home, temporary, still)
+
+
+def _outcome(case: Case, home: Path, temporary: str, still: int) -> str:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -119,7 +125,7 @@ def outcome(case: Case, home: Path, still: int) -> str:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1), os.dup2(null, 2)
         try:
-            _epoch(case, home, still, lambda text: os.write(writing, text.encode()))
+            _epoch(case, home, temporary, still, lambda text: os.write(writing, text.encode()))
         finally:
             _leave()
     os.close(writing)
@@ -137,9 +143,8 @@ def _leave() -> None:
     os._exit(0)
 
 
-def _epoch(case: Case, home: Path, still: int, say: Callable[[str], Any]) -> None:
-    (home / "tmp").mkdir()
-    tempfile.tempdir = str(home / "tmp")
+def _epoch(case: Case, home: Path, temporary: str, still: int, say: Callable[[str], Any]) -> None:
+    tempfile.tempdir = temporary
     form, shards = FORMATS[case.kind], home / "shards"
     shards.mkdir()
     form.write(shards)

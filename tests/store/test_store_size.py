@@ -209,4 +209,4 @@ def test_many_records_need_the_room_that_they_take(
         two.load_state_dict(one.state_dict())
         assert least <= max(asked) <= most
         taken = sum(file.stat().st_blocks * 512 for file in (tmp_path / "two").iterdir() if file.is_file())
-        assert taken <= max(asked) + (1 << 20)
+        assert taken <= max(asked) * 1.01 + (1 << 20)  # the file system's own notes of where the pages lie
