@@ -93,7 +93,7 @@ def rate(loader: Any, rows: int) -> float:
 
 
 def compare(
-    make: Callable[[], Any], rows: int, workers: int, warm: bool, repeats: int = 25
+    make: Callable[[], Any], rows: int, workers: int, warm: bool, repeats: int
 ) -> tuple[Spread, Spread, Spread]:
     """Wrapped over bare."""
     options: dict[str, Any] = {"batch_size": BATCH, "num_workers": workers, "collate_fn": None}

@@ -14,7 +14,7 @@ from weighted_stream.errors import SourceError
 from weighted_stream.sources.bad_shards import Policy, warn_of_repeats
 from weighted_stream.sources.base import Fingerprint, Source
 from weighted_stream.sources.keys import IdFn, by
-from weighted_stream.sources.mds_checks import check_columns, check_local, resumes
+from weighted_stream.sources.mds_checks import check_columns, check_local, is_streamings, resumes
 from weighted_stream.sources.mds_copies import copy_of, leave_to_owner
 from weighted_stream.sources.mds_parts import mds_parts
 from weighted_stream.sources.mds_reading import Reader, plain, row_ids, share
@@ -76,10 +76,7 @@ class MDSSource(Source):
     @staticmethod
     def matches(data: Any) -> bool:
         """Whether ``data`` is a ``streaming.StreamingDataset``; does not import streaming."""
-        return any(
-            kind.__name__ == "StreamingDataset" and kind.__module__.partition(".")[0] == "streaming"
-            for kind in type(data).__mro__
-        )
+        return any(kind.__name__ == "StreamingDataset" and is_streamings(kind) for kind in type(data).__mro__)
 
     @property
     def dataset(self) -> IterableDataset[Any]:
@@ -159,7 +156,7 @@ class MDSSource(Source):
 
 def _refuse_own_iter(data: Any) -> None:
     owner = next(kind for kind in type(data).__mro__ if "__iter__" in vars(kind))
-    if owner.__module__.partition(".")[0] != "streaming":
+    if not is_streamings(owner):
         raise SourceError(
             f"{owner.__name__} has an __iter__ of its own, which would see (id, sample) for each sample.",
             found=f"{owner.__qualname__}.__iter__",

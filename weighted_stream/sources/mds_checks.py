@@ -17,6 +17,11 @@ NAMED = 3
 """So many files are named."""
 
 
+def is_streamings(own: Any) -> bool:
+    """Whether a class or method is streaming's, rather than a user's."""
+    return str(own.__module__).partition(".")[0] == "streaming"
+
+
 def check_local(dataset: Any) -> None:
     """Streams without a remote must have their shards, in one of their forms, as long as ``index.json`` says.
 

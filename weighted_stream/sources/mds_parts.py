@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from weighted_stream.sources.ids import shard_ids
 from weighted_stream.sources.keys import IdFn, identify
+from weighted_stream.sources.mds_checks import is_streamings
 from weighted_stream.sources.mds_shards import OpenShard
 from weighted_stream.sources.parts import Part
 from weighted_stream.sources.sharding import Ints
@@ -55,7 +56,7 @@ class MDSPart(Part):
     def _delivered(self, shard: OpenShard) -> Callable[[int], Any] | None:
         """What the user's class makes of the sample at a position; None if it delivers records."""
         kind = type(self._dataset)
-        if kind.__getitem__.__module__.partition(".")[0] == "streaming":
+        if is_streamings(kind.__getitem__):
             return None
         view = object.__new__(kind)
         vars(view).update(vars(self._dataset))

@@ -17,7 +17,7 @@ from weighted_stream.sources.bad_shards import Policy, tell_ends
 from weighted_stream.sources.board import reads, tell
 from weighted_stream.sources.ids import ROW_BITS, shard_base
 from weighted_stream.sources.keys import IdFn, identify
-from weighted_stream.sources.mds_checks import check_shard
+from weighted_stream.sources.mds_checks import check_shard, is_streamings
 from weighted_stream.sources.unreadable import naming
 
 _LOCAL = 3  # streaming's own word for a shard that its cache holds (streaming.base.dataset)
@@ -165,7 +165,7 @@ class Reader:
             return
         try:
             type(dataset).prepare_shard(dataset, shard, blocking)
-            if not dataset.cache_limit and _is_streamings(type(dataset).prepare_shard):
+            if not dataset.cache_limit and is_streamings(type(dataset).prepare_shard):
                 self._brought.add(shard)
         except Exception as error:
             lock = getattr(dataset, "_cache_filelock", None)
@@ -238,11 +238,6 @@ def plain(dataset: Any) -> Any:
     for name in _OVERRIDES:
         vars(dataset).pop(name, None)
     return dataset
-
-
-def _is_streamings(method: Any) -> bool:
-    """Whether it is streaming's own, rather than one that the user's class puts in its place."""
-    return str(method.__module__).partition(".")[0] == "streaming"
 
 
 def _of_streaming(error: Exception) -> bool:

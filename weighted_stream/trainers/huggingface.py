@@ -8,6 +8,7 @@ from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -137,7 +138,8 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         self._given: Any = None  # the samples, if the train_dataset is packs of them
         self._parts: Parts | None = None
         self._window: list[Any] = []
-        self._looked_at, self._shifted = None, False
+        self._looked_at: Callable[[], Any] = lambda: None
+        self._shifted = False
         super().__init__(*args, **kwargs)
         self._loss = LOSSES.get(kind_of(self), LogitLoss)(self, losses, chunk_size)
         self._loss.check()
@@ -262,8 +264,8 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
 
     def _shifts(self) -> bool:
         """Whether position ``t`` of the logits predicts label ``t + 1``. Unwrapping takes a while: once for a model."""
-        if self._looked_at is not self.model:
-            self._looked_at, self._shifted = self.model, self._predicts_next()
+        if self._looked_at() is not self.model:  # held weakly: who replaces a model wants its memory
+            self._looked_at, self._shifted = ref(self.model), self._predicts_next()
         return self._shifted
 
     def _predicts_next(self) -> bool:
