@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,13 @@ def test_a_batch_of_several_blocks_keeps_its_size(folder: Path) -> None:
     sizes = [len(weight) for _, weight in loader]
     assert sizes == [100, 100, 72]
     assert [len(weight) for _, weight in loader] == sizes
+
+
+@pytest.mark.parametrize("size", [7, 50, 100])
+def test_rows_are_kept_by_nobody_but_who_got_them(folder: Path, size: int) -> None:
+    """So that what a batch leaves behind is memory for the next ones."""
+    batches = ParquetSource(ParquetDataset(folder, batch_rows=40)).batches(size, drop_last=False)
+    assert batches is not None
+    sole: list[dict[str, Any]] = [{}]
+    only_there = sys.getrefcount(sole[0])
+    assert all(sys.getrefcount(rows[place]) == only_there for _, rows in batches for place in range(len(rows)))

@@ -20,6 +20,7 @@ from struct import Struct
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
+from weighted_stream.small_tensors import send_small_tensors_by_value
 from weighted_stream.sources.orphans import leave_with_trainer
 
 SLOT = 1024
@@ -204,7 +205,9 @@ def tell(note: dict[str, Any]) -> bool:
 
 
 class SitDown:
-    """A ``worker_init_fn`` that gives a worker its desk, and lets it show its stack; the user's own comes after it.
+    """A ``worker_init_fn`` that gives a worker its desk, and makes it a worker of ours; the user's own comes after it.
+
+    It can show its stack, does not outlive its trainer, and sends small tensors by value.
 
     Args:
         board: of the loader.
@@ -218,6 +221,7 @@ class SitDown:
     def __call__(self, worker: int) -> None:
         """In the worker, before it reads."""
         leave_with_trainer(self._method)
+        send_small_tensors_by_value()
         here.desk = Desk(self.board, worker)
         if ASKS is not None:
             faulthandler.register(ASKS, file=self.board.stack_file, all_threads=True)

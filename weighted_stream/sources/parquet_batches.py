@@ -35,14 +35,16 @@ class ParquetBatches(Forwarding, IterableDataset[tuple[Ids, list[Row]]]):
         return rows // self._size if self._drop_last else -(-rows // self._size)
 
     def __iter__(self) -> Iterator[tuple[Ids, list[Row]]]:
-        ids, rows = np.empty(0, np.int64), list[Row]()
+        ids, rows, size = np.empty(0, np.int64), list[Row](), self._size
         for more_ids, more_rows in self._wrapped.deliver(self._block):
-            ids = np.concatenate([ids, more_ids]) if len(ids) else more_ids
-            rows = rows + more_rows if rows else more_rows
-            whole = len(rows) - len(rows) % self._size
-            for start in range(0, whole, self._size):
-                yield ids[start : start + self._size], rows[start : start + self._size]
-            ids, rows = ids[whole:], rows[whole:]
+            ids = np.concatenate([ids, more_ids]) if rows else more_ids
+            more_rows[:0] = rows  # into this very list: the dataset keeps it until it makes the next
+            rows = more_rows
+            start = 0
+            while len(rows) >= size:
+                yield ids[start : start + size], _cut(rows, size)
+                start += size
+            ids = ids[start:]
         if rows and not self._drop_last:
             yield ids, rows
 
@@ -50,3 +52,10 @@ class ParquetBatches(Forwarding, IterableDataset[tuple[Ids, list[Row]]]):
         ranges = shard_ranges(self._wrapped.files.keys[file], start, start + len(rows))
         ids = [np.arange(part.start, part.stop) for part in ranges]
         return [(ids[0] if len(ids) == 1 else np.concatenate(ids), rows)]
+
+
+def _cut(rows: list[Row], size: int) -> list[Row]:
+    """Take the first rows out: what a batch leaves behind is memory for the next block, and still in the cache."""
+    cut = rows[:size]
+    del rows[:size]
+    return cut

@@ -189,9 +189,8 @@ class ParquetDataset(IterableDataset[Row]):
             delivered = 0
             try:
                 for row, batch in self.batches(piece, opened):
-                    rows = self._rows(piece, batch)
-                    yield file, row, rows
-                    delivered += len(rows)
+                    yield file, row, self._rows(piece, batch)  # whose they are then: nobody else keeps them
+                    delivered += len(batch)
             except SourceError as error:
                 self.policy.meet(self.files.keys[file], error)
                 tell({"lacks": piece.stop - piece.start - delivered})
