@@ -1,9 +1,8 @@
 """Small tensors leave a worker by value.
 
-Torch puts each tensor into shared memory and hands over a file for it: about 300 µs for a tensor, most of it for the
-trainer. Through the pipe that the rest of the batch takes anyway, a kilobyte costs a tenth of that and half a megabyte
-a half; above a megabyte shared memory is faster. Nor does such a batch need room in ``/dev/shm``, open files, or a
-socket in the temporary folder.
+Torch puts each tensor into shared memory and hands over a file for it, with some talk through a socket: that takes as
+long as hundreds of kilobytes take through the pipe that the rest of the batch goes through anyway. Nor does a batch by
+value need room in ``/dev/shm``, open files, or a socket in the temporary folder.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
 
-BY_VALUE = 1 << 19
+BY_VALUE = 1 << 18
 """Bytes of a tensor up to which it is sent by value."""
 
 
