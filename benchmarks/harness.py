@@ -126,12 +126,6 @@ class Table:
         columns = [{"name": name, "unit": unit} for name, unit in self.columns]
         return {"title": self.title, "columns": columns, "rows": [list(row) for row in self.rows], "note": self.note}
 
-    @classmethod
-    def from_json(cls, kept: dict[str, Any]) -> Table:
-        """The inverse; spreads come back."""
-        rows = [[Spread(**cell) if isinstance(cell, dict) else cell for cell in row] for row in kept["rows"]]
-        return cls(kept["title"], [(c["name"], c["unit"]) for c in kept["columns"]], rows, kept["note"])
-
 
 def shown(cell: Any) -> str:
     """A cell as text: numbers with three or four digits that count."""

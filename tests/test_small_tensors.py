@@ -160,6 +160,13 @@ def test_tensors_that_do_not_stack_are_refused_as_by_torch() -> None:
         stacked([torch.eye(2).to_sparse()] * 2)
 
 
+def test_a_gradient_does_not_leave_a_worker() -> None:
+    """Torch says so where the batch is made; it is no batch that is lost on its way."""
+    loader = WeightedStream([torch.zeros(2, requires_grad=True)] * 4, Uniform()).loader(batch_size=2, num_workers=1)
+    with pytest.raises(RuntimeError, match="don't support automatic differentiation"):
+        next(iter(loader))
+
+
 LONG_FOLDER = """
 import torch
 from weighted_stream import Uniform, WeightedStream

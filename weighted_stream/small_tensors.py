@@ -55,10 +55,12 @@ def arrived(content: bytearray, dtype: torch.dtype, shape: tuple[int, ...]) -> T
 
 def stacked(batch: Sequence[Tensor], *, collate_fn_map: Any = None) -> Tensor:
     """`default_collate` of tensors: torch's own makes the batch in shared memory, which a small one has no use for."""
-    if not _small(batch[0], len(batch)):
-        batched: Tensor = collate_tensor_fn(batch, collate_fn_map=collate_fn_map)
-        return batched
-    return torch.stack(list(batch), 0)
+    if _small(batch[0], len(batch)):
+        small = torch.stack(list(batch), 0)
+        if not small.requires_grad:
+            return small
+    large: Tensor = collate_tensor_fn(batch, collate_fn_map=collate_fn_map)  # or what torch refuses, in its words
+    return large
 
 
 def _is_shared(tensor: Tensor) -> bool:
