@@ -74,6 +74,7 @@ SPECIAL: dict[str, Any] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")  # newer torch: deprecated
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_any_other_is_sent_as_torch_sends_it(kind: str) -> None:
     assert reduced(SPECIAL[kind]())[0] is not arrived
