@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 from multiprocessing.reduction import ForkingPickler
@@ -19,8 +22,8 @@ from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
 
-from weighted_stream import Uniform, WeightedStream
-from weighted_stream.small_tensors import BY_VALUE, arrived, reduced, stacked
+from weighted_stream import Uniform, WeightedStream, small_tensors
+from weighted_stream.small_tensors import BY_VALUE, Sent, reduced, stacked
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -43,15 +46,37 @@ DTYPES = [
 ]
 
 
+class Pickler(ForkingPickler):
+    """As in a worker; it counts what goes in torch's way."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.dispatch_table[Tensor] = self.reduce  # type: ignore[index]
+        self.torchs = 0
+
+    def reduce(self, tensor: Tensor) -> Any:
+        way = reduced(tensor)
+        self.torchs += way[0].__module__.startswith("torch")
+        return way
+
+
+def pickled(value: Any) -> tuple[bytes, int]:
+    """As a worker pickles it, and how many tensors went in torch's way."""
+    file = io.BytesIO()
+    pickler = Pickler(file)
+    pickler.dump(value)
+    return file.getvalue(), pickler.torchs
+
+
 @given(st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=4), st.integers(0, 2**31))
 def test_a_small_tensor_arrives_as_it_was(dtype: torch.dtype, shape: list[int], seed: int) -> None:
     size = int(np.prod(shape)) * torch.empty((), dtype=dtype).element_size()
     values = 2 if dtype is torch.bool else 256
     content = torch.from_numpy(np.random.default_rng(seed).integers(0, values, size, np.uint8))
     sent = content.view(dtype).view(shape) if size else torch.empty(shape, dtype=dtype)
-    make, arguments = reduced(sent)
-    assert make is arrived
-    received = make(*ForkingPickler.loads(ForkingPickler.dumps(arguments)))
+    text, torchs = pickled(Sent([sent, "beside it"]))
+    received, beside = pickle.loads(text)
+    assert (torchs, beside) == (0, "beside it")
     assert (received.dtype, received.shape, received.is_contiguous()) == (dtype, sent.shape, True)
     assert torch.equal(received.reshape(-1).view(torch.uint8), sent.reshape(-1).view(torch.uint8))
     received.zero_()  # its own memory
@@ -59,6 +84,12 @@ def test_a_small_tensor_arrives_as_it_was(dtype: torch.dtype, shape: list[int], 
 
 class Wrapped(Tensor):
     """A subclass."""
+
+
+def emptied() -> Tensor:
+    tensor = torch.zeros(3)
+    tensor.untyped_storage().resize_(0)
+    return tensor
 
 
 SPECIAL: dict[str, Any] = {
@@ -71,22 +102,32 @@ SPECIAL: dict[str, Any] = {
     "sparse": lambda: torch.eye(3).to_sparse(),
     "quantized": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8),
     "of a subclass": lambda: torch.zeros(3).as_subclass(Wrapped),
+    "whose memory was given back": emptied,
 }
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")  # newer torch: deprecated
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_any_other_is_sent_as_torch_sends_it(kind: str) -> None:
-    assert reduced(SPECIAL[kind]())[0] is not arrived
-
-
-def test_the_largest_by_value() -> None:
-    assert reduced(torch.zeros(BY_VALUE, dtype=torch.uint8))[0] is arrived
+def test_any_other_is_sent_as_torch_sends_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    way = object()
+    monkeypatch.setattr(small_tensors, "reduce_tensor", lambda tensor: way)
+    monkeypatch.setattr(small_tensors._here, "by_value", True)
+    assert reduced(torch.zeros(BY_VALUE, dtype=torch.uint8)) is not way  # the largest by value
+    assert reduced(SPECIAL[kind]()) is way
 
 
 def test_what_torch_refuses_is_refused() -> None:
     with pytest.raises(RuntimeError, match="non-leaf"):
-        reduced(torch.zeros(3, requires_grad=True) * 2)
+        pickled(Sent(torch.zeros(3, requires_grad=True) * 2))
+    assert pickled(Sent([torch.zeros(3)]))[1] == 0  # the next one goes its way
+
+
+def test_only_what_is_sent_goes_by_value() -> None:
+    """Before it, after it, and beside it in the same message."""
+    one = [torch.zeros(3) for _ in range(4)]
+    assert pickled(one[0])[1] == 1
+    assert pickled((Sent(one[1]), one[2]))[1] == 1
+    assert pickled(one[3])[1] == 1
 
 
 class Samples(Dataset[Any]):
@@ -152,6 +193,73 @@ def test_the_users_own_collating_of_tensors_stays(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(default_collate_fn_map, Tensor, all_ones)
     batch, _ = next(iter(stream.loader(batch_size=8, num_workers=1, multiprocessing_context="fork")))
     assert batch["tokens"].tolist() == [1.0]
+
+
+def sends(tensor: Tensor) -> Any:
+    return 1 / 0
+
+
+def test_the_users_own_sending_of_tensors_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ForkingPickler, "_extra_reducers", {**ForkingPickler._extra_reducers, Tensor: sends})  # type: ignore[attr-defined]
+    small_tensors.send_small_tensors_by_value()
+    try:
+        assert ForkingPickler._extra_reducers[Tensor] is sends  # type: ignore[attr-defined]
+    finally:
+        default_collate_fn_map[Tensor] = collate_tensor_fn
+
+
+class Filled(Dataset[Tensor]):
+    """Another process writes the samples into memory that it is told of."""
+
+    def __init__(self, asks: Any, answers: Any) -> None:
+        self.asks, self.answers = asks, answers
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Tensor:
+        memory = torch.full((3,), -1.0)
+        self.asks.put((index, memory))
+        assert self.answers.get(timeout=60) == index
+        return memory
+
+
+def fill(asks: Any, answers: Any) -> None:
+    for _ in range(4):
+        index, memory = asks.get(timeout=60)
+        memory.fill_(index)
+        answers.put(index)
+
+
+def test_memory_that_a_worker_shares_with_others_is_shared() -> None:
+    context = multiprocessing.get_context("fork")
+    asks, answers = torch.multiprocessing.get_context("fork").Queue(), context.Queue()
+    process = context.Process(target=fill, args=(asks, answers), daemon=True)
+    process.start()
+    loader = WeightedStream(Filled(asks, answers), Uniform()).loader(batch_size=2, num_workers=1)
+    assert [batch[:, 0].tolist() for batch, _ in loader] == [[0.0, 1.0], [2.0, 3.0]]
+    process.join(20)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [torch.rand(8, 8, 3).permute(2, 0, 1) for _ in range(4)],
+        [torch.rand(2, 8, 8, 3).permute(0, 3, 1, 2) for _ in range(4)],
+        [torch.ones(3), torch.ones(3, dtype=torch.float64)] * 2,
+        [torch.ones(3, dtype=torch.int32), torch.ones(3, dtype=torch.int64)] * 2,
+        [np.ones(3, np.float32), np.ones(3)] * 2,
+        [torch.ones(()), torch.ones(())] * 2,
+        [torch.ones(0), torch.ones(0)] * 2,
+    ],
+)
+def test_collated_tensors_are_laid_out_as_torch_lays_them_out(samples: list[Any]) -> None:
+    """Whether they are small or not: so the last, smaller batch is like the others."""
+    options: dict[str, Any] = {"batch_size": 4, "num_workers": 1}
+    (ours,) = [batch for batch, _ in WeightedStream(samples, Uniform()).loader(**options)]
+    (bare,) = DataLoader(samples, **options)  # type: ignore[arg-type]
+    assert (ours.dtype, ours.shape, ours.stride()) == (bare.dtype, bare.shape, bare.stride())
+    assert torch.equal(ours, bare)
 
 
 def test_tensors_that_do_not_stack_are_refused_as_by_torch() -> None:

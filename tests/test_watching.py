@@ -11,12 +11,14 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from torch.utils.data import Dataset
 
 from weighted_stream import ParquetDataset, SourceError, Uniform, WeightedStream, watching
@@ -66,8 +68,6 @@ def epoch(stream: WeightedStream, **arguments: Any) -> int:
 
 
 def _ones(count: int) -> Any:
-    import torch
-
     return torch.ones(count)
 
 
@@ -148,6 +148,54 @@ def test_a_worker_that_dies_while_the_trainer_is_busy() -> None:
     os.kill(worker.pid or 0, signal.SIGKILL)
     with pytest.raises(WorkerError, match=r"died \(killed by SIGKILL\)"):
         time.sleep(20)
+
+
+def kill_after_first(batches: Any) -> None:
+    """Take a batch; when half of the next is in the pipe, its worker is killed."""
+    others = multiprocessing.active_children()
+    next(batches)
+    time.sleep(1)  # long enough to fill the pipe
+    worker = next(child for child in multiprocessing.active_children() if child not in others)
+    os.kill(worker.pid or 0, signal.SIGKILL)
+
+
+LARGE = [torch.zeros(12_000)] * 400
+"""Batches of four are larger than a pipe, and small enough to go through it."""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nobody_waits_for_what_a_dead_worker_has_sent_half(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes the error for one of the step (out of memory …) and goes on hears of it again."""
+    monkeypatch.setattr(watching, "DEAD_AFTER", 1.0)
+    batches = iter(WeightedStream(LARGE, Uniform()).loader(batch_size=4, num_workers=workers))
+    with suppress(WorkerError):  # torch raises wherever the trainer is
+        kill_after_first(batches)
+        time.sleep(5)
+    with pytest.raises(WorkerError, match=r"died \(killed by SIGKILL\)"):
+        list(batches)
+
+
+def test_nor_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no signal is heard."""
+    monkeypatch.setattr(watching, "DEAD_AFTER", 1.0)
+    said: list[str] = []
+
+    def train() -> None:
+        batches = iter(WeightedStream(LARGE, Uniform()).loader(batch_size=4, num_workers=2))
+        try:
+            kill_after_first(batches)
+            list(batches)
+        except WorkerError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=train, daemon=True)
+    thread.start()
+    until = time.monotonic() + 40
+    while thread.is_alive() and time.monotonic() < until:
+        with suppress(RuntimeError):  # torch tells the main thread of it, where tests before this one had it listen
+            time.sleep(0.1)
+    assert len(said) == 1
+    assert "killed by SIGKILL" in said[0]
 
 
 def test_other_errors_pass() -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import get_worker_info
 
 from weighted_stream.errors import SampleIdError, SourceError
 from weighted_stream.groups import GroupFn, groups_of
+from weighted_stream.small_tensors import Sent
 from weighted_stream.sources.ids import content_id
 
 SAMPLE_ID = "sample_id"
@@ -32,6 +33,7 @@ class TagCollate:
         group_fn: names the group of a sample: then `SampleGroups` come third.
         own_batches: whether the dataset makes its batches itself.
         packs: whether a worker sends the ids as bytes, see `ids_of`: torch's own loader hands them on untouched.
+        watched: whether its workers are watched, so that they may send small tensors by value.
     """
 
     def __init__(
@@ -42,15 +44,21 @@ class TagCollate:
         group_fn: GroupFn | None = None,
         own_batches: bool = False,
         packs: bool = False,
+        watched: bool = False,
     ) -> None:
         self.collate_fn, self.as_dict, self.check_ids = collate_fn, as_dict, check_ids
         self.group_fn, self.own_batches = group_fn, own_batches
-        self._plain, self._packs = group_fn is None and not as_dict, packs
+        self._plain, self._packs, self._watched = group_fn is None and not as_dict, packs, watched
 
     def __call__(self, items: Any) -> Any:
         """Collate what the dataset gave: a list of ``(id, sample)``, or ``(ids, samples)`` of a whole batch."""
+        in_worker = get_worker_info() is not None
+        batch = self._batch(items, in_worker)
+        return Sent(batch) if in_worker and self._watched else batch
+
+    def _batch(self, items: Any, in_worker: bool) -> Any:
         if self._plain and type(items) is tuple and type(items[0]) is np.ndarray:  # as nearly always
-            if self._packs and get_worker_info() is not None:
+            if self._packs and in_worker:
                 return items[0].tobytes(), self.collate_fn(items[1])
             return items[0], self.collate_fn(items[1])
         if self.group_fn is None:

@@ -205,8 +205,9 @@ class WeightedStream:
         draws = None if self._chooser is None else draws_for(self._chooser, self.strategy, arguments, self._webloader)
         check_ids = self._source.iterable and self._own_ids
         kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
-        packs = kind is DataLoader and self._webloader is None
-        tags = TagCollate(collate_fn, self._as_dict, check_ids, self._group_fn, not batched, packs)
+        watched = self._webloader is None
+        packs = kind is DataLoader and watched
+        tags = TagCollate(collate_fn, self._as_dict, check_ids, self._group_fn, not batched, packs, watched)
         arguments["collate_fn"] = tags
         layout = layout_of(kind, arguments, shuffle, seed)
         # A class of the user's may end its epochs as it likes; a WebLoader's stages may, too.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,18 +35,25 @@ class ParquetBatches(Forwarding, IterableDataset[tuple[Ids, list[Row]]]):
         return rows // self._size if self._drop_last else -(-rows // self._size)
 
     def __iter__(self) -> Iterator[tuple[Ids, list[Row]]]:
-        ids, rows, size = np.empty(0, np.int64), list[Row](), self._size
+        size, pieces, rows = self._size, list[Ids](), list[Any]()
         for more_ids, more_rows in self._wrapped.deliver(self._block):
-            ids = np.concatenate([ids, more_ids]) if rows else more_ids
-            more_rows[:0] = rows  # into this very list: the dataset keeps it until it makes the next
-            rows = more_rows
-            start = 0
-            while len(rows) >= size:
-                yield ids[start : start + size], _cut(rows, size)
-                start += size
-            ids = ids[start:]
+            pieces.append(more_ids)
+            if rows:
+                rows += more_rows
+                more_rows.clear()  # the dataset keeps this list until it makes the next
+            else:
+                rows = more_rows
+            if len(rows) < size:
+                continue
+            ids = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            whole = len(rows) - len(rows) % size
+            for start in range(0, whole, size):
+                yield ids[start : start + size], _taken(rows, start, size)
+            pieces, rest = [ids[whole:]] if whole < len(rows) else [], rows[whole:]
+            rows.clear()
+            rows = rest
         if rows and not self._drop_last:
-            yield ids, rows
+            yield np.concatenate(pieces), rows
 
     def _block(self, file: int, start: int, rows: list[Row]) -> Iterable[tuple[Ids, list[Row]]]:
         ranges = shard_ranges(self._wrapped.files.keys[file], start, start + len(rows))
@@ -54,8 +61,8 @@ class ParquetBatches(Forwarding, IterableDataset[tuple[Ids, list[Row]]]):
         return [(ids[0] if len(ids) == 1 else np.concatenate(ids), rows)]
 
 
-def _cut(rows: list[Row], size: int) -> list[Row]:
-    """Take the first rows out: what a batch leaves behind is memory for the next block, and still in the cache."""
-    cut = rows[:size]
-    del rows[:size]
-    return cut
+def _taken(rows: list[Any], start: int, size: int) -> list[Row]:
+    """Take rows out: what a batch leaves behind is memory for the next block, and still in the cache."""
+    taken = rows[start : start + size]
+    rows[start : start + size] = [None] * size
+    return taken
