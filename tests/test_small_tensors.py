@@ -171,6 +171,23 @@ def test_a_tensor_that_is_there_twice_stays_one() -> None:
         assert batch["none"].shape == (0,)
 
 
+class Within(Dataset[Tensor]):
+    """A dataset that reads through a stream of its own."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Tensor:
+        loader = WeightedStream([torch.full((2,), index)] * 4, Uniform()).loader(batch_size=4)
+        return torch.stack([batch.sum() * weight.tensor().sum() for batch, weight in loader])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_within_a_worker_has_its_batches_as_they_are(workers: int) -> None:
+    loader = WeightedStream(Within(), Uniform()).loader(batch_size=4, num_workers=workers)
+    assert [batch.flatten().tolist() for batch, _ in loader] == [[0.0, 32.0, 64.0, 96.0]]
+
+
 def test_the_trainers_process_stays_as_it_was() -> None:
     list(WeightedStream(Samples(), Uniform()).loader(batch_size=8, num_workers=1))
     assert ForkingPickler._extra_reducers[Tensor] is reduce_tensor  # type: ignore[attr-defined]

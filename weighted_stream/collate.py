@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, MutableMapping, Sequence
 from copy import copy
 from typing import Any
@@ -33,7 +34,7 @@ class TagCollate:
         group_fn: names the group of a sample: then `SampleGroups` come third.
         own_batches: whether the dataset makes its batches itself.
         packs: whether a worker sends the ids as bytes, see `ids_of`: torch's own loader hands them on untouched.
-        watched: whether its workers are watched, so that they may send small tensors by value.
+        watched: whether the loader's iterator is watched, so that its workers may send small tensors by value.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class TagCollate:
         self.collate_fn, self.as_dict, self.check_ids = collate_fn, as_dict, check_ids
         self.group_fn, self.own_batches = group_fn, own_batches
         self._plain, self._packs, self._watched = group_fn is None and not as_dict, packs, watched
+        self._home = os.getpid()  # where the loader is: it may be within a worker of another
 
     def __call__(self, items: Any) -> Any:
         """Collate what the dataset gave: a list of ``(id, sample)``, or ``(ids, samples)`` of a whole batch."""
-        in_worker = get_worker_info() is not None
+        in_worker = get_worker_info() is not None and os.getpid() != self._home
         batch = self._batch(items, in_worker)
         return Sent(batch) if in_worker and self._watched else batch
 
