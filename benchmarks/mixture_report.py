@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Table
 from benchmarks.mixture_runs import Setting
 from benchmarks.mixtures import REST
+
+BEST_RATE = "uniform, its best rate"
 
 SHOWN = {
     "uniform": "#888888",
@@ -58,7 +61,9 @@ def figures(
                 "sd": spread(losses),
                 "below uniform": sum(loss < aim for loss, aim in zip(losses, aims, strict=True)),
                 "seeds": len(runs),
-                "steps to uniform's": [steps_to(run, aim) for run, aim in zip(runs, aims, strict=True)],
+                "steps to uniform's": [
+                    first_below(run["steps"], run["curves"], aim) for run, aim in zip(runs, aims, strict=True)
+                ],
                 "rest": statistics.mean(rest),
                 "rest sd": spread(rest),
                 "ess": statistics.mean(run["ess"] for run in runs),
@@ -76,25 +81,73 @@ def spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def steps_to(run: Mapping[str, Any], loss: float) -> int | None:
-    """The first evaluated step at which the loss on the target is this low."""
-    at = zip(run["steps"], run["curves"]["report"], strict=True)
-    return next((step for step, value in at if value <= loss), None)
+def tabulated(rows: Sequence[Mapping[str, Any]], steps: int, choosing: int) -> Table:
+    """The rows as a table.
 
-
-def tabulated(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows as a table."""
-    headings = ["weights", "target", "sd", "below uniform", "steps to uniform's", "rest", "sd of the rest"]
-    units = ["", "nats", "", "seeds", "", "nats", ""]
+    Args:
+        rows: see `figures`; the first is uniform.
+        steps: of each run.
+        choosing: seeds that settings were chosen with.
+    """
+    best = next((row for row in rows if row["weights"] == BEST_RATE), None)
     lines = []
     for row in rows:
-        steps = " ".join("never" if step is None else str(step) for step in row["steps to uniform's"])
-        seeds = f"{row['below uniform']} of {row['seeds']}"
-        losses = [row["target"], row["sd"], seeds, steps, row["rest"], row["rest sd"]]
-        about = [row["ess"], row["mean weight"], row["auc"], described(row["setting"])]
-        lines.append([row["weights"], *losses, *about])
-    columns = [*zip(headings, units, strict=True), ("ess", ""), ("mean weight", ""), ("AUC", ""), ("chosen", "")]
-    return Table("Loss on held-out maths and on the rest, standard mixture", columns, lines)
+        below = "" if row["weights"].startswith("uniform") else f"{row['below uniform']} of {row['seeds']}"
+        at_best = (
+            [] if best is None else [in_turn(map(first_below, repeat(row["curve steps"]), row["curves"], ends(best)))]
+        )
+        losses = [f"{row['target']:.3f}", f"{row['sd']:.3f}", below, in_turn(row["steps to uniform's"]), *at_best]
+        rest = [f"{row['rest']:.3f}", f"{row['rest sd']:.3f}", f"{row['ess']:.2f}", f"{row['mean weight']:.2f}"]
+        lines.append([row["weights"], *losses, *rest, row["auc"], options(row["setting"])])
+    headings = ["weights", "target", "sd", "below uniform, seeds", "steps to uniform's final loss"]
+    headings += [] if best is None else ["steps to that at its best rate"]
+    headings += ["rest", "sd of the rest", "effective sample size", "mean weight", "AUC", "options chosen"]
+    return Table(
+        "A mixture with a target: loss on held-out maths (the target) and on three other kinds of text",
+        [(heading, "") for heading in headings],
+        lines,
+        "Nats per token. 12,800 texts of twelve kinds, an eighth of them maths; the target: 256 other maths texts. A "
+        f"small GPT, {steps} steps, {rows[0]['seeds']} seeds; options chosen on one half of the held-out maths with "
+        f"{choosing} of them, losses reported on the other half.",
+    )
+
+
+def in_turn(steps: Iterable[int | None]) -> str:
+    """Steps seed by seed, each number once if they agree.
+
+    Example:
+        >>> in_turn([5, 10]), in_turn([5, 5]), in_turn([None, None]), in_turn([None, 5])
+        ('5, 10', '5 each', 'never', 'never, 5')
+    """
+    named = ["never" if step is None else str(step) for step in steps]
+    if len(set(named)) > 1 or len(named) == 1:
+        return ", ".join(named)
+    return named[0] if named[0] == "never" else f"{named[0]} each"
+
+
+def ends(row: Mapping[str, Any]) -> list[float]:
+    """The loss on the target that each seed ends at."""
+    return [curves["report"][-1] for curves in row["curves"]]
+
+
+def first_below(steps: Sequence[int], curves: Mapping[str, Sequence[float]], loss: float) -> int | None:
+    """The first evaluated step at which the loss on the target is this low."""
+    return next((step for step, value in zip(steps, curves["report"], strict=True) if value <= loss), None)
+
+
+def options(setting: Mapping[str, Any]) -> str:
+    """The options of a row that its strategy has."""
+    shown = {
+        "uniform": (),
+        "oracle": (),
+        "similarity": ("encoder", "ess", "score"),
+        "adapt": ("tau", "center"),
+        "bm25": ("tau",),
+        "linupper": ("r",),
+        "product": ("ess", "r"),
+    }
+    names = shown.get(setting["weights"], ())
+    return ", ".join([f"rate × {setting['rate']:g}", *(f"{name}={setting[name]}" for name in names)])
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:

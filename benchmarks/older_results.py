@@ -26,23 +26,6 @@ def steps(values: Sequence[int | None]) -> str:
     return ", ".join("never" if value is None else str(value) for value in values)
 
 
-def loader_overhead(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
-    keys = ["format", "workers", "epoch", "wrapped/s", "bare/s", "ratio"]
-    loaders = table(
-        "Loaders, wrapped over bare",
-        ["format", "workers", "epoch", "wrapped, samples/s", "bare, samples/s", "ratio"],
-        [[row[key] for key in keys] for row in kept["loaders"]],
-        "Median (range) of pairs. Cold: the first epoch, the start of the workers included; warm: a later one.",
-    )
-    side = table(
-        "The trainer's side of a batch of 64, LinUpper",
-        ["what", "median (range), µs or a ratio"],
-        list(kept["trainer"].items()),
-        "Ours: the product with a Weight, strategy and store included. By hand: the formula alone.",
-    )
-    return [loaders, side]
-
-
 def noisy_labels(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = [
         [name, *(statistics.median(run[key]) for key in ("end", "picked", "weight on wrong labels"))]
@@ -56,16 +39,6 @@ def noisy_labels(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
             f"After {kept['epochs']} epochs; picked: the epoch that is best on clean rows.",
         )
     ]
-
-
-def rank_overhead(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = [
-        [f"{ranks} ranks" if ranks != "1" else "1 rank", way, *(f[key] for key in ("ours_ms", "plain_ms", "ratio"))]
-        for ranks, ways in kept["ranks"].items()
-        for way, f in ways.items()
-    ]
-    title = f"A step of {kept['batch']} samples a rank under DistributedDataParallel, gloo"
-    return [table(title, ["ranks", "weights", "step, ms", "plain step, ms", "ratio"], rows, "Median (range) of pairs.")]
 
 
 def redundant_stream(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -144,73 +117,6 @@ def shared_store(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [side, table(f"{kept['samples']:,} samples over the line", ["", "rate, samples/s"], rates)]
 
 
-def standard_mixture(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = [
-        [
-            row["weights"],
-            f"{row['target']:.3f}",
-            f"{row['sd']:.3f}",
-            "" if row["weights"].startswith("uniform") else f"{row['below uniform']} of {row['seeds']}",
-            steps(row["steps to uniform's"]),
-            f"{row['rest']:.3f}",
-            f"{row['ess']:.2f}",
-            _options(row["setting"]),
-        ]
-        for row in kept["rows"]
-    ]
-    return [
-        table(
-            "A mixture with a target: loss on held-out maths (the target) and on three other kinds of text",
-            [
-                "weights",
-                "target",
-                "sd",
-                "below uniform, seeds",
-                "steps to uniform's final loss",
-                "rest",
-                "effective sample size",
-                "options chosen",
-            ],
-            rows,
-            f"12,800 texts of twelve kinds, an eighth of them maths; the target: 256 other maths texts. A small GPT, "
-            f"{kept['steps']} steps, {kept['rows'][0]['seeds']} seeds; learning rates and temperatures chosen on one "
-            "half of the held-out maths with one seed, reported on the other half.",
-        )
-    ]
-
-
-def _options(setting: Mapping[str, Any]) -> str:
-    """The options of a row of the mixture that its strategy has."""
-    shown = {
-        "uniform": (),
-        "oracle": (),
-        "similarity": ("ess", "score"),
-        "adapt": ("tau", "center"),
-        "bm25": ("tau",),
-        "linupper": ("r",),
-        "product": ("ess", "r"),
-    }
-    names = shown.get(setting["weights"], ())
-    return ", ".join([f"rate × {setting['rate']:g}", *(f"{name}={setting[name]}" for name in names)])
-
-
-def store_ops(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for call in kept["calls"]:
-        times = call["microseconds"]
-        other = next(name for name in times if name not in ("store", "bare"))
-        rows.append([call["what"], call["batch"], times["store"], other, times[other], times["store"] / times[other]])
-    return [
-        table(
-            f"Store operations, a store of {kept['capacity']:,} records",
-            ["call", "ids", "store, µs", "against", "it takes, µs", "ratio"],
-            rows,
-            "Medians. `same work`: NumPy on arrays in memory doing what the call does; `dict + NumPy`: the same behind "
-            "a dict of ids. Ids at random among the warm ones, those used before.",
-        )
-    ]
-
-
 def weighting_models(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
     every = kept["rows"]
     rows = []
@@ -253,14 +159,10 @@ def weighting_models(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
 TABLES: dict[str, Callable[[Mapping[str, Any]], list[dict[str, Any]]]] = {
     f.__name__: f
     for f in (
-        loader_overhead,
         noisy_labels,
-        rank_overhead,
         redundant_stream,
         selection,
         shared_store,
-        standard_mixture,
-        store_ops,
         weighting_models,
     )
 }

@@ -38,7 +38,7 @@ from benchmarks.mixtures import STANDARD, add_data_argument, leave_out_without, 
 ESS = (0.5, 0.6, 0.7, 0.8)
 RATES = (1.0, 1.5, 2.0, 3.0)
 HASHED, PAIRS, MINILM = "Similarity, hashed", "Similarity, hashed pairs", "Similarity, MiniLM"
-BEST_RATE = "uniform, its best rate"
+BEST_RATE = mixture_report.BEST_RATE
 
 Results = dict[tuple[Setting, int], dict[str, Any]]
 
@@ -104,15 +104,16 @@ def main(argv: list[str] | None = None) -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         figures = measure(options, options.cache or Path(temporary))
-    print(f"\n{time.perf_counter() - start:.0f} s with {options.processes} processes")
+    shown = mixture_report.tabulated(figures["rows"], figures["steps"], figures["choosing"])
+    print(f"\n{shown}\n\n{time.perf_counter() - start:.0f} s with {options.processes} processes")
     if not options.no_save:
-        save("standard_mixture", figures, [mixture_report.tabulated(figures["rows"])])
+        save("standard_mixture", figures, [shown])
         if mixture_report.SHOWN.keys() <= {row["weights"] for row in figures["rows"]}:
             mixture_report.draw(figures, picture("standard_mixture"))
 
 
 def measure(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
-    """All runs, the table printed."""
+    """All runs, a line printed for each."""
     seeds, choosing = range(options.seeds), range(min(options.choosing, options.seeds))
     wanted = wanted_rows(options.only)
     needed = wanted | ({HASHED, BEST_RATE} if wanted - grids().keys() else set())
@@ -138,9 +139,13 @@ def measure(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
         chosen = {row: setting for row, setting in chosen.items() if row in wanted}
         make(list(chosen.values()), seeds)
     figures = mixture_report.figures(chosen, results, seeds)
-    print(f"\nLoss on held-out text after {options.steps} steps at rate {options.rate}:")
-    print(mixture_report.tabulated(figures))
-    return {"steps": options.steps, "rate": options.rate, "rows": figures, "runs": list(results.values())}
+    return {
+        "steps": options.steps,
+        "rate": options.rate,
+        "choosing": len(choosing),
+        "rows": figures,
+        "runs": list(results.values()),
+    }
 
 
 def wanted_rows(only: list[str] | None) -> set[str]:

@@ -163,8 +163,34 @@ def test_scores_made_before_the_run_and_ahead_of_it_are_the_same(data_folder: Pa
     settings = {"uniform": Setting("uniform"), "similarity": Setting("similarity")}
     results = {(settings["uniform"], 0): uniform, (settings["similarity"], 0): before}
     rows = mixture_report.figures(settings, results, [0])
-    assert [line[0] for line in mixture_report.tabulated(rows).rows] == list(settings)
+    assert [line[0] for line in mixture_report.tabulated(rows, 2, 1).rows] == list(settings)
     assert rows[0]["steps to uniform's"] == [2]
+
+
+def test_steps_to_the_loss_of_uniform_at_its_best_rate() -> None:
+    from dataclasses import asdict
+
+    from benchmarks import mixture_report
+    from benchmarks.mixture_runs import Setting
+
+    curves = {"uniform": [5.0, 3.0, 2.0], mixture_report.BEST_RATE: [4.0, 2.0, 1.5], "similarity": [3.0, 1.5, 1.0]}
+    about = {"target": 2.0, "sd": 0.1, "below uniform": 1, "seeds": 2, "steps to uniform's": [2, None], "rest": 2.0}
+    about |= {"rest sd": 0.1, "ess": 0.6, "mean weight": 1.0, "auc": None, "curve steps": [1, 2, 3]}
+    kinds = [Setting("uniform"), Setting("uniform", rate=2.0), Setting("similarity", ess=0.5)]
+    rows = [
+        {
+            **about,
+            "weights": name,
+            "setting": asdict(kind),
+            "curves": [{"report": curve}, {"report": [9.0, 9.0, curve[2]]}],
+        }
+        for (name, curve), kind in zip(curves.items(), kinds, strict=True)
+    ]
+    shown = mixture_report.tabulated(rows, 3, 2)
+    assert [row[5] for row in shown.rows] == ["never", "3 each", "2, 3"]
+    assert [row[4] for row in shown.rows] == ["2, never"] * 3
+    assert shown.rows[2][-1] == "rate × 1, encoder=hashed, ess=0.5, score=mean"
+    assert [row[4] for row in mixture_report.tabulated(rows[:1], 3, 2).rows] == ["2, never"]
 
 
 @pytest.mark.parametrize(
