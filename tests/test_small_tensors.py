@@ -163,6 +163,20 @@ def test_batches_out_of_workers_are_those_of_torch(method: str) -> None:
         batch["tokens"] += 1  # as any batch, it can be written to
 
 
+class Own(DataLoader[Any]):
+    """A loader whose iterator is its own."""
+
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
+
+
+@pytest.mark.parametrize("kind", [DataLoader, Own])
+def test_only_where_the_iterator_is_watched(kind: Any) -> None:
+    """Elsewhere nobody would end the wait for what a dead worker has sent half."""
+    for batch, _ in WeightedStream(kind(Samples(), batch_size=8, num_workers=1), Uniform()).loader():
+        assert batch["number"].is_shared() == (kind is Own)
+
+
 def test_a_tensor_that_is_there_twice_stays_one() -> None:
     for batch, _ in WeightedStream(Samples(), Uniform()).loader(batch_size=8, num_workers=1, collate_fn=twice):
         assert batch["input_ids"] is batch["labels"]

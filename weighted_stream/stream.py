@@ -205,13 +205,13 @@ class WeightedStream:
         draws = None if self._chooser is None else draws_for(self._chooser, self.strategy, arguments, self._webloader)
         check_ids = self._source.iterable and self._own_ids
         kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
-        watched = self._webloader is None
+        watched = self._webloader is None and _iterates_like(kind, "torch", "torchdata")
         packs = kind is DataLoader and watched
         tags = TagCollate(collate_fn, self._as_dict, check_ids, self._group_fn, not batched, packs, watched)
         arguments["collate_fn"] = tags
         layout = layout_of(kind, arguments, shuffle, seed)
         # A class of the user's may end its epochs as it likes; a WebLoader's stages may, too.
-        counts = self._webloader is None and not _iterates_in_its_own_way(kind)
+        counts = self._webloader is None and _iterates_like(kind, "torch", "torchdata", "streaming")
         watch = Watch(arguments, self._bad)
         reading = Reading(self._source, kind, arguments, order, layout, self._around, counts, self._as_dict, watch)
         begin_epoch = partial(self._begin_epoch, reading, layout.workers)
@@ -502,9 +502,10 @@ def _groups_get_lost() -> SourceError:
     )
 
 
-def _iterates_in_its_own_way(kind: type) -> bool:
+def _iterates_like(kind: type, *packages: str) -> bool:
+    """Whether the loaders of a class make their iterators as those of these packages do."""
     owner = next(one for one in kind.__mro__ if "__iter__" in vars(one))
-    return owner.__module__.partition(".")[0] not in ("torch", "torchdata", "streaming")
+    return owner.__module__.partition(".")[0] in packages
 
 
 def _innermost(data: Any) -> Any:
