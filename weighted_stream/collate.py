@@ -34,7 +34,7 @@ class TagCollate:
         group_fn: names the group of a sample: then `SampleGroups` come third.
         own_batches: whether the dataset makes its batches itself.
         packs: whether a worker sends the ids as bytes, see `ids_of`: torch's own loader hands them on untouched.
-        watched: whether the loader's iterator is watched, so that its workers may send small tensors by value.
+        watched: whether there are workers, and the loader's iterator is watched: they may send small tensors by value.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class TagCollate:
 
     def __call__(self, items: Any) -> Any:
         """Collate what the dataset gave: a list of ``(id, sample)``, or ``(ids, samples)`` of a whole batch."""
-        in_worker = get_worker_info() is not None and os.getpid() != self._home
-        batch = self._batch(items, in_worker)
-        return Sent(batch) if in_worker and self._watched else batch
+        if self._watched and get_worker_info() is not None and os.getpid() != self._home:
+            return Sent(self._batch(items, in_worker=True))
+        return self._batch(items)
 
-    def _batch(self, items: Any, in_worker: bool) -> Any:
+    def _batch(self, items: Any, in_worker: bool = False) -> Any:
         if self._plain and type(items) is tuple and type(items[0]) is np.ndarray:  # as nearly always
             if self._packs and in_worker:
                 return items[0].tobytes(), self.collate_fn(items[1])

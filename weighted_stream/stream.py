@@ -206,6 +206,7 @@ class WeightedStream:
         check_ids = self._source.iterable and self._own_ids
         kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
         watched = self._webloader is None and _iterates_like(kind, "torch", "torchdata")
+        watched = watched and bool(arguments.get("num_workers"))
         packs = kind is DataLoader and watched
         tags = TagCollate(collate_fn, self._as_dict, check_ids, self._group_fn, not batched, packs, watched)
         arguments["collate_fn"] = tags
