@@ -51,7 +51,7 @@ class Pickler(ForkingPickler):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.dispatch_table[Tensor] = self.reduce  # type: ignore[index]
+        self.dispatch_table[Tensor] = self.reduce
         self.torchs = 0
 
     def reduce(self, tensor: Tensor) -> Any:
@@ -204,7 +204,7 @@ def test_a_loader_within_a_worker_has_its_batches_as_they_are(workers: int) -> N
 
 def test_the_trainers_process_stays_as_it_was() -> None:
     list(WeightedStream(Samples(), Uniform()).loader(batch_size=8, num_workers=1))
-    assert ForkingPickler._extra_reducers[Tensor] is reduce_tensor  # type: ignore[attr-defined]
+    assert ForkingPickler._extra_reducers[Tensor] is reduce_tensor
     assert default_collate_fn_map[Tensor] is collate_tensor_fn
 
 
@@ -231,10 +231,10 @@ def sends(tensor: Tensor) -> Any:
 
 
 def test_the_users_own_sending_of_tensors_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ForkingPickler, "_extra_reducers", {**ForkingPickler._extra_reducers, Tensor: sends})  # type: ignore[attr-defined]
+    monkeypatch.setattr(ForkingPickler, "_extra_reducers", {**ForkingPickler._extra_reducers, Tensor: sends})
     small_tensors.send_small_tensors_by_value()
     try:
-        assert ForkingPickler._extra_reducers[Tensor] is sends  # type: ignore[attr-defined]
+        assert ForkingPickler._extra_reducers[Tensor] is sends
     finally:
         default_collate_fn_map[Tensor] = collate_tensor_fn
 
@@ -288,7 +288,7 @@ def test_collated_tensors_are_laid_out_as_torch_lays_them_out(samples: list[Any]
     """Whether they are small or not: so the last, smaller batch is like the others."""
     options: dict[str, Any] = {"batch_size": 4, "num_workers": 1}
     (ours,) = [batch for batch, _ in WeightedStream(samples, Uniform()).loader(**options)]
-    (bare,) = DataLoader(samples, **options)  # type: ignore[arg-type]
+    (bare,) = DataLoader(samples, **options)
     assert (ours.dtype, ours.shape, ours.stride()) == (bare.dtype, bare.shape, bare.stride())
     assert torch.equal(ours, bare)
 

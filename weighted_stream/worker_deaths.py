@@ -48,10 +48,10 @@ def death_of(text: str, board: Board) -> WorkerError | None:
     if numbers is None:
         return None
     pids = [int(number) for number in re.findall(r"\d+", numbers.group(1))]
-    gone = [(pid, board.find(pid)) for pid in pids]
+    dead = [(pid, board.find(pid)) for pid in pids]
     how = _how(text, pids)
     named, shards = [], []
-    for pid, reader in gone:
+    for pid, reader in dead:
         shard = "" if reader is None else board.place(reader).shard
         shards += [shard] if shard else []
         named.append(
