@@ -33,8 +33,8 @@ class TagCollate:
         check_ids: refuse two different samples with one id in a batch; for ids that came from the user.
         group_fn: names the group of a sample: then `SampleGroups` come third.
         own_batches: whether the dataset makes its batches itself.
-        packs: whether a worker sends the ids as bytes, see `ids_of`: torch's own loader hands them on untouched.
-        watched: whether there are workers, and the loader's iterator is watched: they may send small tensors by value.
+        watched: whether there are workers, and the loader's iterator is torch's own and watched: they may send small
+            tensors by value, and ids as bytes, see `ids_of`: it hands them on untouched.
     """
 
     def __init__(
@@ -44,12 +44,11 @@ class TagCollate:
         check_ids: bool = False,
         group_fn: GroupFn | None = None,
         own_batches: bool = False,
-        packs: bool = False,
         watched: bool = False,
     ) -> None:
         self.collate_fn, self.as_dict, self.check_ids = collate_fn, as_dict, check_ids
         self.group_fn, self.own_batches = group_fn, own_batches
-        self._plain, self._packs, self._watched = group_fn is None and not as_dict, packs, watched
+        self._plain, self._watched = group_fn is None and not as_dict, watched
         self._home = os.getpid()  # where the loader is: it may be within a worker of another
 
     def __call__(self, items: Any) -> Any:
@@ -60,7 +59,7 @@ class TagCollate:
 
     def _batch(self, items: Any, in_worker: bool = False) -> Any:
         if self._plain and type(items) is tuple and type(items[0]) is np.ndarray:  # as nearly always
-            if self._packs and in_worker:
+            if in_worker:
                 return items[0].tobytes(), self.collate_fn(items[1])
             return items[0], self.collate_fn(items[1])
         if self.group_fn is None:

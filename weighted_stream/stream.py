@@ -207,8 +207,7 @@ class WeightedStream:
         kind = DataLoader if self._wrapped_loader is None else type(self._wrapped_loader)
         watched = self._webloader is None and _iterates_like(kind, "torch", "torchdata")
         watched = watched and bool(arguments.get("num_workers"))
-        packs = kind is DataLoader and watched
-        tags = TagCollate(collate_fn, self._as_dict, check_ids, self._group_fn, not batched, packs, watched)
+        tags = TagCollate(collate_fn, self._as_dict, check_ids, self._group_fn, not batched, watched)
         arguments["collate_fn"] = tags
         layout = layout_of(kind, arguments, shuffle, seed)
         # A class of the user's may end its epochs as it likes; a WebLoader's stages may, too.
@@ -374,7 +373,10 @@ class WeightedStream:
         """
         if get_worker_info() is not None:
             return
+        scored = self._store.stats()["scored"] if self._ahead is not None else 0.0
         position = stream_state.load(self._live(), self._source.fingerprint(), state)
+        if self._ahead is not None:
+            self._ahead.begin_anew(self._store.stats()["scored"] < scored)
         self._position = self._unfinished = position
         self._next_epoch = int(state["next_epoch"])
         self._epoch = self._next_epoch if position is None or position.over else position.epoch

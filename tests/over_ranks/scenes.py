@@ -16,9 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from weighted_stream import (
     Adapt,
+    AdaptBM25,
     InfoBatch,
     LinUpper,
     OnlineDataMixing,
+    ParquetDataset,
     RanksError,
     Similarity,
     StoreError,
@@ -215,4 +217,14 @@ def score_ahead(rank: int, folder: str) -> None:
     for batch, weight in stream.loader(batch_sampler=Batches(mine)):
         weights.append(weight.resolve(torch.ones(len(batch["text"]))))
     keep(folder, rank, weights=weights, records=records_of(stream), scored=stream.stats()["scored"])
+    stream.close()
+
+
+def score_by_words(rank: int, folder: str) -> None:
+    """Each rank reads another file, and scores by the words of both."""
+    strategy = AdaptBM25(["a proof of a theorem about a number"], wait=True)
+    stream = WeightedStream(ParquetDataset(f"{folder}/shards"), strategy, id_fn="id")
+    for batch, weight in stream.loader(batch_size=5):
+        weight.resolve(torch.ones(len(batch["text"])))
+    keep(folder, rank, records=records_of(stream))
     stream.close()

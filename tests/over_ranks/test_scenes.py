@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import scenes
 import torch
@@ -14,6 +16,7 @@ from global_batches import Batches, data
 from ranks import run_ranks
 
 from weighted_stream import InfoBatch, LinUpper, Similarity, WeightedStream
+from weighted_stream.scoring.bm25 import BM25Scorer
 
 
 def of_ranks(folder: Path) -> list[dict[str, Any]]:
@@ -135,3 +138,18 @@ def test_scores_made_ahead_reach_all_ranks(tmp_path: Path) -> None:
     for n, (batch, weight) in enumerate(alone.loader(batch_sampler=Batches(global_batches(each)))):
         expected = weight.resolve(torch.ones(len(batch["n"])))
         torch.testing.assert_close(torch.cat([one["weights"][n], other["weights"][n]]), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_words_are_counted_in_the_whole_corpus(tmp_path: Path) -> None:
+    texts = [f"{'a proof of the number' if n < 20 else 'a soup of the recipe'} {n}" for n in range(scenes.SAMPLES)]
+    (tmp_path / "shards").mkdir()
+    for name, start in (("a", 0), ("b", 20)):
+        some = {"id": list(range(start, start + 20)), "text": texts[start : start + 20]}
+        pq.write_table(pa.table(some), tmp_path / "shards" / f"{name}.parquet")
+    run_ranks(scenes.score_by_words, 2, tmp_path, str(tmp_path))
+    one, other = of_ranks(tmp_path)
+    assert_same(one["records"], other["records"])
+    scorer = BM25Scorer(["a proof of a theorem about a number"])
+    samples = [{"text": text} for text in texts]
+    scorer.learn(lambda: [samples])
+    np.testing.assert_allclose(one["records"]["similarity"], scorer.score(samples), rtol=1e-5)

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from weighted_stream import WeightedStream
 from weighted_stream.errors import ScoringError, SourceError, StoreMismatchError
+from weighted_stream.scoring import ahead_process
 from weighted_stream.scoring.ahead import ScoringAhead
 from weighted_stream.scoring.ahead_process import main
 from weighted_stream.scoring.base import ScoringPlan
@@ -317,3 +318,38 @@ def test_progress_needs_tqdm() -> None:
     pytest.importorskip("tqdm")
     with WeightedStream(["1"], Scored(plan(Numbers(), progress=True))):
         gc.collect()
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_scores_that_a_state_does_not_know_are_made_again(tmp_path: Path, ended: bool) -> None:
+    """The store goes back to before they were there; the scorer, which has been past them, hears of it."""
+    numbers = Numbers(seconds=0.001)
+    expected = {number: score_of(str(number)) for number in range(SIZE)}
+    with WeightedStream(TEXTS, Scored(plan(numbers, wait=True, ahead=16)), store=tmp_path / "store") as stream:
+        loader = stream.loader(batch_size=8)
+        state: dict[str, Any] = {}
+        for step, (batch, weight) in enumerate(loader, 1):
+            weight.resolve(torch.zeros(len(batch)))
+            if step == 3:
+                state = stream.state_dict()
+            if step == 10 and not ended:
+                break
+        if ended:
+            until(lambda: not scorers())
+        for _ in range(2):
+            stream.load_state_dict(state)
+            assert epoch(loader) == {n: expected[n] for n in range(24, SIZE)}
+        assert epoch(loader) == expected
+
+
+def test_the_gpu_of_the_trainer_is_that_of_its_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "_lazy_call", called.append)
+    ahead_process._prefer(None)
+    ahead_process._prefer(3)
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for there in (4, 2):  # GPUs that the scorer's process sees
+        monkeypatch.setattr(torch.cuda, "device_count", lambda there=there: there)
+        called[0]()
+    assert (len(called), chosen) == (1, [3])

@@ -334,3 +334,11 @@ def test_a_rank_has_what_it_reads(root: Path) -> None:
 def test_without_a_batch_size_parts_are_all_shards(root: Path) -> None:
     source = MDSSource(open_mds(root, batch_size=None))
     assert [marker_of(sample) for part in source.parts() for _, sample in part.read()] == list(range(SIZE))
+
+
+def test_the_corpus_is_all_of_it(tmp_path: Path) -> None:
+    root = write_mds(tmp_path / "c4", range(SIZE), ROWS)
+    source = MDSSource(open_mds(root, epoch_size=8))
+    found = sorted(marker_of(sample) for part in source.corpus() for _, sample in part.read())
+    assert found == list(range(SIZE))
+    assert sum(len(list(part.read())) for part in source.parts()) < SIZE

@@ -165,3 +165,11 @@ def test_no_file_stays_open(folder: Path) -> None:
     reading.close()
     del reading
     assert len(os.listdir("/proc/self/fd")) < before
+
+
+def test_the_corpus_is_what_all_ranks_read(folder: Path) -> None:
+    source = pickle.loads(pickle.dumps(ParquetSource(ParquetDataset(folder, replica=(1, 3)))))
+    everything = ParquetSource(ParquetDataset(folder))
+    found = [pair for part in source.corpus() for pair in part.read()]
+    assert found == [pair for part in everything.parts() for pair in part.read()]
+    assert len(found) > sum(len(list(part.read())) for part in source.parts())

@@ -232,3 +232,12 @@ def test_a_pipeline_without_keys_says_so(urls: list[str]) -> None:
     source = WebDatasetSource(wds.DataPipeline(wds.SimpleShardList(urls)))
     with pytest.raises(SourceError, match="have no id"):
         list(next(source.parts()).read())
+
+
+def test_the_corpus_is_what_all_ranks_read(urls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {number for part in WebDatasetSource(open_tars(urls)).parts() for number, _ in part.read()}
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    source = WebDatasetSource(open_tars(urls, nodesplitter=wds.split_by_node))
+    mine = {number for part in source.parts() for number, _ in part.read()}
+    assert mine < whole == {number for part in source.corpus() for number, _ in part.read()}

@@ -13,6 +13,7 @@ import weakref
 from multiprocessing.process import BaseProcess
 
 import numpy as np
+import torch
 
 from weighted_stream.errors import WeightedStreamError
 from weighted_stream.scoring import ahead_faults, ahead_process
@@ -77,6 +78,17 @@ class ScoringAhead:
             self._begun = True
             self._start()
 
+    def begin_anew(self, forgotten: bool) -> None:
+        """The store has gone back: what lacks a score is scored again, from the next `begin` or `meet` on.
+
+        Args:
+            forgotten: whether scores are gone. If not, and all had one, nothing is begun.
+        """
+        if self._begun and self._desk.error is None and (forgotten or self._desk.running):
+            self._end()
+            self._desk.begin_anew()
+            self._begun = False
+
     def set_epoch(self, epoch: int) -> None:
         """The same for loaders that the user makes: the process is started by the first batch, not before."""
         self._epoch = epoch
@@ -139,14 +151,18 @@ class ScoringAhead:
     def close(self) -> None:
         """End the process. Warn if something stopped it before, and no batch came to raise it."""
         desk = self._desk
-        desk.close()
-        if self._stop is not None:
-            self._stop()
-            atexit.unregister(self._stop)
+        self._end()
         self._warn_of_shards()
         if desk.error is not None and not self._told:
             self._told = True
             warnings.warn(str(desk.error), RuntimeWarning, stacklevel=2)
+
+    def _end(self) -> None:
+        self._desk.close()
+        if self._stop is not None:
+            self._stop()
+            atexit.unregister(self._stop)
+            self._stop = None
 
     def _wait_for(self, ids: Ids) -> None:
         while True:
@@ -172,7 +188,11 @@ class ScoringAhead:
         # Spawned: a fork would inherit the trainer's CUDA state and threads, which no child can use.
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
-        process = context.Process(target=ahead_process.main, args=(there,), name="weighted_stream scorer", daemon=True)
+        initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        gpu = torch.cuda.current_device() if initialized else None
+        process = context.Process(
+            target=ahead_process.main, args=(there, gpu), name="weighted_stream scorer", daemon=True
+        )
         try:
             process.start()
         except (RuntimeError, AssertionError) as error:  # multiprocessing's, from a child that may have none

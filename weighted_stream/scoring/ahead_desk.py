@@ -88,6 +88,13 @@ class Desk:
                 if self._listening:
                     self._send(Kind.START, self._number, pack_json(start))
 
+    def begin_anew(self) -> None:
+        """After `close`, once there is no process: another one may come, which does not know this dataset yet."""
+        with self._changed:
+            self._start, self._outstanding = {}, 0
+            self._closing = self._vouched = False
+            self.done = None
+
     def passed(self, count: int) -> None:
         """The trainer has weighed so many samples."""
         with self._changed:

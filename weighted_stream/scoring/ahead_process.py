@@ -17,10 +17,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+import torch
 
 from weighted_stream.scoring import ahead_faults
 from weighted_stream.scoring.ahead_messages import Gone, Kind, Line, Scores, pack_json, pack_scores
@@ -32,17 +34,19 @@ GRACE = 1
 """Seconds in which the process may tidy up when it is told to end."""
 
 
-def main(connection: Connection) -> None:
+def main(connection: Connection, gpu: int | None = None) -> None:
     """All of the process.
 
     Args:
         connection: to the trainer.
+        gpu: the number of the trainer's, or None.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which ends this process
     signal.signal(signal.SIGTERM, _terminate)
     trainer = multiprocessing.parent_process()
     assert trainer is not None
     threading.Thread(target=_leave_with, args=(trainer,), daemon=True).start()
+    _prefer(gpu)
     line = Line(connection)
     with contextlib.suppress(Gone):
         try:
@@ -77,6 +81,18 @@ def _work(line: Line) -> None:
     line.send(Kind.DONE, contents=pack_json({"epoch": reader.finished.epoch}))
 
 
+def _prefer(gpu: int | None) -> None:
+    """Make it the GPU that is meant by "cuda", if the encoder asks for one: on each rank it is another."""
+    if gpu is not None:
+        # Private, but what else waits until somebody wants a GPU? To choose one at once would take memory there.
+        torch.cuda._lazy_call(partial(_use, gpu))  # type: ignore[no-untyped-call]
+
+
+def _use(gpu: int) -> None:
+    if gpu < torch.cuda.device_count():  # CUDA_VISIBLE_DEVICES may leave this process others than the trainer
+        torch.cuda.set_device(gpu)
+
+
 def _load(parcel: bytes) -> tuple[Source, ScoringPlan]:
     try:
         source, plan = pickle.loads(parcel)
@@ -107,9 +123,9 @@ def _scores(scorer: Scorer, chunk: Chunk) -> Scores:
 
 
 def _sweep(source: Source, start: Start, skip: bool, line: Line) -> Iterator[Sequence[Any]]:
-    """All samples, for a scorer that has to see the corpus first."""
+    """All samples of the dataset, not only this rank's, for a scorer that has to see the corpus first."""
     source.set_epoch(start.epoch)
-    for part in source.parts(start.shuffle_seed):
+    for part in source.corpus():
         try:
             for batch in batches(part.read(), FIRST):
                 yield [sample for _, sample in batch]

@@ -118,6 +118,14 @@ class Source(ABC):
             do="score the files first (weighted-stream score) and use the stored scores: Similarity() without a target",
         )
 
+    def corpus(self) -> Iterator[Part]:
+        """All parts of the dataset, also those that other ranks read; in no particular order. Default: `parts`.
+
+        Raises:
+            SourceError: as `parts`.
+        """
+        return self.parts()
+
     def set_epoch(self, epoch: int) -> None:
         """Tell the dataset which epoch begins; workers must see it too. Default: nothing to tell."""
 

@@ -141,6 +141,11 @@ class MDSSource(Source):
         reading = plain(copy_of(self._dataset))
         return mds_parts(reading, [key for key, _ in self._shards], self._id_fn, self._epoch + int(self._ahead))
 
+    def corpus(self) -> Iterator[Part]:
+        """All shards."""
+        reading = plain(copy_of(self._dataset))
+        return mds_parts(reading, [key for key, _ in self._shards], self._id_fn, None)
+
     def __getstate__(self) -> dict[str, Any]:
         # Another process reads the copy, without what this one needs to iterate it.
         if self._original is not None and self._sweep is None:

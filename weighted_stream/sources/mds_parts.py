@@ -72,30 +72,34 @@ class MDSPart(Part):
         return lambda position: kind.__getitem__(view, position)
 
 
-def mds_parts(dataset: Any, names: list[str], id_fn: IdFn | None, epoch: int) -> Iterator[Part]:
-    """The shards that this rank reads in an epoch.
+def mds_parts(dataset: Any, names: list[str], id_fn: IdFn | None, epoch: int | None) -> Iterator[Part]:
+    """The shards that this rank reads in an epoch, or all of them.
 
     Args:
         dataset: a ``StreamingDataset``, not the one that the trainer iterates.
         names: of its shards.
         id_fn: makes the id of a sample, or None.
-        epoch: the dataset's.
+        epoch: the dataset's; None: all rows of all shards, as they are listed.
     """
-    for number, rows in rows_of_epoch(dataset, epoch):
+    for number, rows in all_rows(dataset) if epoch is None else rows_of_epoch(dataset, epoch):
         yield MDSPart(dataset, number, names[number], rows, id_fn)
+
+
+def all_rows(dataset: Any) -> Iterator[tuple[int, Ints]]:
+    """Each shard with all its rows."""
+    for number, count in enumerate(dataset.samples_per_shard.tolist()):
+        yield number, np.arange(count)
 
 
 def rows_of_epoch(dataset: Any, epoch: int) -> Iterator[tuple[int, Ints]]:
     """Each shard that this rank reads in an epoch, in the order of its first sample there, with the rows it reads.
 
     Asked of streaming itself, which also knows of epochs that are resumed in the middle. It takes a few arrays of the
-    length of the epoch, as in the trainer's workers. A dataset without ``batch_size`` cannot be iterated: then all rows
-    of all shards, as they are listed.
+    length of the epoch, as in the trainer's workers. A dataset without ``batch_size`` cannot be iterated: all rows.
     """
     starts = dataset.sample_offset_per_shard
     if not isinstance(dataset.batch_size, int):
-        for number, count in enumerate(dataset.samples_per_shard.tolist()):
-            yield number, np.arange(count)
+        yield from all_rows(dataset)
         return
     from streaming.base.batching import generate_work
 

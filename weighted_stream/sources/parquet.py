@@ -126,6 +126,10 @@ class ParquetSource(Source):
         replica = self._parent_replica or self._data.replica
         return parquet_parts(self._data, self._id_fn, self._epoch, replica, self.workers)
 
+    def corpus(self) -> Iterator[Part]:
+        """All row groups."""
+        return parquet_parts(self._data, self._id_fn, self._epoch, (0, 1), 0)
+
     def __getstate__(self) -> dict[str, Any]:
         # Another process has no process group to ask for its rank.
         return {**self.__dict__, "_parent_replica": self._parent_replica or self._data.replica}

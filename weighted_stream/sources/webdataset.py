@@ -113,6 +113,13 @@ class WebDatasetSource(Source):
             SourceError: with ``id_fn``, which sees samples behind the stages that parts leave out; for shards that
                 the pipeline does not list (a directory that is watched, a stage of the user's).
         """
+        return self._parts(self._parent_replica or node())
+
+    def corpus(self) -> Iterator[Part]:
+        """All shards."""
+        return self._parts((0, 1))
+
+    def _parts(self, replica: tuple[int, int]) -> Iterator[Part]:
         if self._id_fn is not None:
             raise SourceError(
                 "Nobody can tell the ids of this WebDataset ahead of the trainer.",
@@ -120,7 +127,7 @@ class WebDatasetSource(Source):
                 expected="ids by shard and __key__, known where a shard is read",
                 do="leave id_fn out, or score the files first (weighted-stream score): Similarity() without a target",
             )
-        parts = webdataset_parts(self._dataset, self._depth, self._parent_replica or node(), self.workers)
+        parts = webdataset_parts(self._dataset, self._depth, replica, self.workers)
         return super().parts() if parts is None else parts
 
     def __getstate__(self) -> dict[str, Any]:

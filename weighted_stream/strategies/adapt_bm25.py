@@ -25,7 +25,8 @@ class AdaptBM25(Strategy):
     ``normalize="mean"`` keeps the scale. A sample without a score gets the weight of the mean score: 0.5, or 1 with
     ``normalize="mean"``. No losses are needed: ``weight.tensor()`` gives the weights as soon as there is a batch.
 
-    Scoring begins when the corpus has been read twice, for the document frequencies and for mean and deviation.
+    Scoring begins when the corpus has been read twice, for the document frequencies and for mean and deviation. Under
+    several ranks each reads all of it, not only its share.
 
     Args:
         target: a `TargetSet`, or what one is made of: a list of samples, a dataset, the path of a file. None: take the
