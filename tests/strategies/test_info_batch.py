@@ -175,6 +175,18 @@ def test_a_batch_run_again_or_in_parts_gets_the_same_weights() -> None:
     assert torch.equal(torch.cat([weight[:20].resolve(batch[:20] + 1), weight[20:].resolve(batch[20:] + 1)]), whole)
 
 
+@pytest.mark.parametrize("size", [7, 64])
+def test_what_a_batch_told_the_store_does_not_change_its_own_weights(size: int) -> None:
+    stream = primed(64, InfoBatch(), np.arange(64.0))
+    ((batch, weight),) = stream.loader(batch_size=64)
+    parts = [slice(start, start + size) for start in range(0, 64, size)]
+    first = torch.cat([weight[part].resolve(63.0 - batch[part]) for part in parts])
+    assert set(first[:32].tolist()) == {0.0, 2.0}
+    assert set(first[32:].tolist()) == {1.0}
+    assert torch.equal(weight.resolve(63.0 - batch), first)
+    assert torch.equal(weight[20:40].resolve(batch[20:40]), first[20:40])
+
+
 def test_known_before_the_losses() -> None:
     stream = primed(64, InfoBatch(), np.arange(64.0))
     for batch, weight in stream.loader(batch_size=64):

@@ -99,6 +99,14 @@ def test_hidden_samples_weigh_nothing_and_the_others_for_them() -> None:
     assert min(number for number, weight in epoch(stream, batch_size=10).items() if not weight) == 80
 
 
+def test_a_batch_run_again_hides_the_same() -> None:
+    stream = primed(Kakurenbo(share=0.5), np.linspace(0.01, 0.3, 20))
+    ((_, weight),) = stream.loader(batch_size=20)
+    first = weight.resolve(torch.linspace(3.0, 0.01, 20))
+    assert (first == 0).tolist() == [True] * 10 + [False] * 10
+    assert torch.equal(weight.resolve(torch.linspace(3.0, 0.01, 20)), first)
+
+
 def test_without_losses_it_is_plain_training_and_the_share_falls() -> None:
     stream = WeightedStream(torch.zeros(50), Kakurenbo(epochs=10, share=0.5))
     shares = []

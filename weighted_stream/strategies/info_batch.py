@@ -105,7 +105,8 @@ class InfoBatch(Strategy):
         """(B,) float32 of 0, 1 and 1 / (1 - ratio)."""
         if self.prune:
             raise not_chosen(repr(self))
-        return torch.from_numpy(self._weigh(signals.ids, signals.known("last_loss"), signals.step)).to(signals.device)
+        losses = signals.first_known("last_loss")
+        return torch.from_numpy(self._weigh(signals.ids, losses, signals.step)).to(signals.device)
 
     def choose(self, candidates: Candidates) -> Choice:
         """With ``prune=True``: the candidates that have a weight."""

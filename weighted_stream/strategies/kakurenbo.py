@@ -139,7 +139,7 @@ class Kakurenbo(Strategy):
         """(B,) float32: 0, or 1 / (1 - share hidden)."""
         if self.prune:
             raise not_chosen(repr(self))
-        known = {name: signals.known(name) for name in ("last_loss", "weight")}
+        known = {name: signals.first_known(name) for name in ("last_loss", "weight")}
         return torch.from_numpy(self._weigh(signals.ids, known)).to(signals.device)
 
     def choose(self, candidates: Candidates) -> Choice:
