@@ -293,3 +293,14 @@ def test_a_sentence_encoder_on_a_device(files: Path) -> None:
     found = scores(folder / "_scores")
     assert [found[i] for i in expected] == pytest.approx(list(expected.values()), abs=1e-3)
     assert found.keys() == expected.keys()
+
+
+def test_an_encoder_in_the_present_folder(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user calls the command: Python starts in the command's own folder."""
+    folder = shards(files)
+    monkeypatch.delenv("PYTHONPATH")
+    command = [str(Path(sys.executable).with_name("weighted-stream")), "score", str(folder)]
+    command += ["--target", str(files / "target.jsonl"), *VOWELS]
+    done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(scores(folder / "_scores")) == len(ROWS)

@@ -286,3 +286,66 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     for text in "[" * 100_000, '{"a":' * 100_000, "[]", "{":
         (out / RECEIPT).write_text(text)
         assert receipt(out) is None
+
+
+def test_new_shards_replace_old_ones_or_leave_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = jsonl(tmp_path / "a.jsonl", ROWS), tmp_path / "out"
+    convert(source, out, "parquet", size=ShardSize(3, None))
+    rename = Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if self.name == ".out.partial":
+            raise OSError(16, "busy")
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", fails)
+        with pytest.raises(OSError, match="busy"):
+            convert(source, out, "parquet", overwrite=True)
+    assert len(list(out.glob("*.parquet"))) == 10, "the old ones are there"
+
+    def interrupted(path: Path, **more: Any) -> None:
+        if Path(path).exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("weighted_stream.shards.convert.shutil.rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert(source, out, "parquet", overwrite=True)
+    assert len(list(out.glob("*.parquet"))) == 1, "the new ones are there"
+    assert (tmp_path / ".out.replaced").exists()
+    convert(source, out, "parquet", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "out"]
+
+
+def test_old_shards_come_back_if_a_conversion_ended_between_the_two(tmp_path: Path) -> None:
+    source, out = jsonl(tmp_path / "a.jsonl", ROWS), tmp_path / "out"
+    convert(source, out, "parquet", size=ShardSize(3, None))
+    out.rename(tmp_path / ".out.replaced")
+    with pytest.raises(SourceError, match="earlier conversion"):
+        convert(source, out, "parquet")
+    assert len(list(out.glob("*.parquet"))) == 10
+
+
+@pytest.mark.parametrize("name", ["_raw", "Image", "a.b"])
+def test_names_of_bytes_that_webdataset_does_not_keep(tmp_path: Path, name: str) -> None:
+    pq.write_table(pa.table({"text": ["a"], name: [b"x"]}), tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match="a name of small letters"):
+        convert(tmp_path / "a.parquet", tmp_path / "out", "webdataset")
+
+
+def test_shards_that_others_open_at_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    streaming = pytest.importorskip("streaming")
+    convert(jsonl(tmp_path / "a.jsonl", ROWS), tmp_path / "mds", "mds")
+    opened, failures = streaming.StreamingDataset, iter([True] * 3)
+
+    def busy(**options: Any) -> Any:
+        if next(failures, False):
+            raise FileExistsError("/000000_locals")
+        return opened(**options)
+
+    monkeypatch.setattr(streaming, "StreamingDataset", busy)
+    assert len(open_mds(tmp_path / "mds", batch_size=1)) == len(ROWS)
+    failures = iter([True] * 100)
+    with pytest.raises(SourceError, match="at the same moment"):
+        open_mds(tmp_path / "mds", batch_size=1)

@@ -221,8 +221,9 @@ def _draft(folder: Path, overwrite: bool) -> Iterator[Path]:
     Raises:
         SourceError: if ``folder`` is not free, or another conversion is writing to it.
     """
+    folder = folder.resolve()  # of a link, what it leads to
     _check_free(folder, overwrite)
-    draft = folder.with_name(f".{folder.name}.partial")
+    draft, replaced = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "replaced"))
     draft.mkdir(parents=True, exist_ok=True)
     lock = os.open(draft, os.O_RDONLY)
     try:
@@ -235,20 +236,36 @@ def _draft(folder: Path, overwrite: bool) -> Iterator[Path]:
                 expected="one conversion at a time",
                 do="wait for it, or name another folder",
             ) from error
+        if replaced.exists() and not folder.exists():  # interrupted between the two renames below
+            replaced.rename(folder)
         for left in draft.iterdir():  # of an interrupted conversion
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         try:
+            _check_free(folder, overwrite)
             yield draft
             _check_free(folder, overwrite)
-            if folder.exists():
-                shutil.rmtree(folder)
-            draft.rename(folder)
         except BaseException:
             with suppress(OSError):
                 shutil.rmtree(draft)
             raise
+        _take_place(draft, folder, replaced)
     finally:
         os.close(lock)
+
+
+def _take_place(draft: Path, folder: Path, replaced: Path) -> None:
+    """Put the draft where the folder is: at any moment, one of the two is whole."""
+    shutil.rmtree(replaced, ignore_errors=True)  # of an earlier conversion that could not
+    there = folder.exists()
+    if there:
+        folder.rename(replaced)
+    try:
+        draft.rename(folder)
+    except BaseException:
+        if there:
+            replaced.rename(folder)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from weighted_stream.shards.blocks import Row
 from weighted_stream.shards.columns import is_bytes, is_text, json_safe, unsupported
 
 INDEX = "index.json"
+ATTEMPTS = 10
+"""To open shards that other processes open at the same moment."""
 
 
 class MDSShards:
@@ -110,8 +115,14 @@ def open_mds(folder: Path, **options: Any) -> Any:
     except ImportError as error:
         raise missing_extra("mosaicml-streaming", "mds") from error
     try:
-        return StreamingDataset(local=str(folder), **options)
-    except FileExistsError as error:  # streaming names shared memory by what is free, and another was quicker
+        for attempt in count(1):
+            try:
+                return StreamingDataset(local=str(folder), **options)
+            except FileExistsError:  # streaming names shared memory by what is free, and another was quicker
+                if attempt == ATTEMPTS:
+                    raise
+                time.sleep(random.SystemRandom().uniform(0.02, 0.2))  # each process by itself, or they would meet again
+    except FileExistsError as error:
         raise SourceError(
             f"Two processes open {folder} at the same moment.",
             found=f"{error}",

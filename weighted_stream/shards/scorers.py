@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +61,8 @@ def _encoder(name: str, device: str | None) -> Any:
 
 
 def _imported(name: str, module: str, attribute: str) -> Any:
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a command has its own folder there, not the one it is called in
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
@@ -66,7 +70,7 @@ def _imported(name: str, module: str, attribute: str) -> Any:
             "There is no such encoder.",
             found=f"{name}: {error}",
             expected="module:function, importable from here",
-            do="check the spelling; the module has to be installed, or lie in the folder python starts in",
+            do="check the spelling; the module has to be installed, or lie in the present folder",
         ) from error
     return found() if isinstance(found, type) else found
 

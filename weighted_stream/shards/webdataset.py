@@ -14,7 +14,8 @@ from weighted_stream.errors import SourceError, missing_extra
 from weighted_stream.shards.blocks import Row
 from weighted_stream.shards.columns import is_bytes, json_safe, unsupported
 
-_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+_PLAIN = re.compile(r"[a-z0-9-][a-z0-9_-]*")
+"""Names that webdataset keeps: it leaves out members that begin with "_", and reads capitals as small letters."""
 _BYTES = ".bin"
 
 
@@ -35,7 +36,14 @@ class TarShards:
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         for field in schema:
-            if not (json_safe(field.type) or (is_bytes(field.type) and _PLAIN.fullmatch(field.name))):
+            if is_bytes(field.type) and not _PLAIN.fullmatch(field.name):
+                raise SourceError(
+                    f"WebDataset cannot hold the bytes of the column {field.name!r}.",
+                    found=f"the name {field.name!r}",
+                    expected="a name of small letters, digits, '-' and '_', and no '_' first",
+                    do="rename the column, or convert to parquet or mds",
+                )
+            if not (json_safe(field.type) or is_bytes(field.type)):
                 raise unsupported(field, "WebDataset")
         self._folder = folder
         self._writer: Any = None
