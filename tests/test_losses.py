@@ -229,10 +229,11 @@ def test_nan_at_an_ignored_token_does_not_count() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_masked_vocabulary_is_allowed() -> None:
-    case = Case(2, 3, 5, seed=8, ignored=0.0)
-    case.labels.clamp_(max=3)
-    case.bias[4] = -math.inf
+@pytest.mark.parametrize(("masked", "ignored"), [(4, 0.0), (0, 0.0), (0, 0.5)])
+def test_masked_vocabulary_is_allowed(masked: int, ignored: float) -> None:
+    case = Case(2, 3, 5, seed=8, ignored=ignored)
+    case.labels[case.labels == masked] = 2
+    case.bias[masked] = -math.inf
     expected = gradients(lambda x: reference(x, case.labels), [case.logits()], case.upstream)
     found = gradients(lambda x: per_sample_cross_entropy(x, case.labels), [case.logits()], case.upstream)
     torch.testing.assert_close(found, expected)

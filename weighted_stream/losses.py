@@ -53,21 +53,40 @@ def per_sample_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int =
             expected="floating point (B, T, V) or (B, V)",
             do="pass the model's raw scores, one row per label",
         )
-    labels = _check_labels(labels, logits.shape[:-1], logits.shape[-1], ignore_index, "logits")
-    rows, flat = logits.flatten(0, -2), labels.flatten()
+    labels = _check_labels(labels, logits.shape[:-1], "logits")
+    rows, flat, classes = logits.flatten(0, -2), labels.flatten(), logits.shape[-1]
     labelled = flat != ignore_index
-    # A row with a NaN has a NaN gradient even where its upstream gradient is zero (0 * NaN): such rows are
-    # cut out.
-    healthy = rows.detach().amax(-1).isfinite()
-    cut = torch.compiler.is_compiling() or not healthy.all()
-    if cut:
-        rows = rows.where(healthy[:, None], rows.new_zeros(()))
-    losses = F.cross_entropy(
-        rows.float() if rows.dtype in _HALF else rows, flat, ignore_index=ignore_index, reduction="none"
-    )
-    if cut:
-        losses = losses.masked_fill(labelled & ~healthy, torch.nan)
+    if torch.compiler.is_compiling():
+        losses = _healthy_row_losses(rows, flat, labelled, ignore_index)
+        return _sample_means(losses, labelled, len(labels))
+    if not classes and labelled.any():
+        raise _out_of_range(labels, classes, ignore_index)
+    fits = (flat >= 0) & (flat < classes)
+    # Of all rows, so that one look at their losses finds every row that cannot be used.
+    losses = _row_cross_entropy(rows, flat.where(fits, 0))
+    wrong, unusable = torch.stack([(labelled & ~fits).any(), losses.detach().isnan().any()]).tolist()
+    if wrong:
+        raise _out_of_range(labels, classes, ignore_index)
+    if unusable:
+        del losses  # and what their backward would need, before the same is made again
+        losses = _healthy_row_losses(rows, flat, labelled, ignore_index)
+    else:
+        losses = losses.masked_fill(~labelled, 0.0)
     return _sample_means(losses, labelled, len(labels))
+
+
+def _row_cross_entropy(rows: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
+    return F.cross_entropy(
+        rows.float() if rows.dtype in _HALF else rows, labels, ignore_index=ignore_index, reduction="none"
+    )
+
+
+def _healthy_row_losses(rows: Tensor, labels: Tensor, labelled: Tensor, ignore_index: int) -> Tensor:
+    """Losses (N,) of rows (N, V), those with a NaN or +inf cut out: NaN, and no gradient."""
+    # Such a row has a NaN gradient even where its upstream gradient is zero (0 * NaN).
+    healthy = rows.detach().amax(-1).isfinite()
+    losses = _row_cross_entropy(rows.where(healthy[:, None], rows.new_zeros(())), labels, ignore_index)
+    return losses.masked_fill(labelled & ~healthy, torch.nan)
 
 
 def chunked_cross_entropy(
@@ -115,9 +134,11 @@ def chunked_cross_entropy(
         hidden, output_weight = hidden.to(dtype), output_weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     _check_output_layer(hidden, output_weight, bias, chunk_size)
-    labels = _check_labels(labels, hidden.shape[:-1], len(output_weight), ignore_index, "hidden states")
-    flat = labels.flatten()
+    labels = _check_labels(labels, hidden.shape[:-1], "hidden states")
+    flat, classes = labels.flatten(), len(output_weight)
     labelled = flat != ignore_index
+    if not torch.compiler.is_compiling() and (labelled & ((flat < 0) | (flat >= classes))).any():
+        raise _out_of_range(labels, classes, ignore_index)
     rows = labelled.nonzero().squeeze(1)
     with torch.autocast(device, enabled=False):
         losses: Tensor = _row_losses(hidden.flatten(0, -2)[rows], output_weight, bias, flat[rows], chunk_size)
@@ -185,11 +206,11 @@ def _sample_means(losses: Tensor, labelled: Tensor, samples: int) -> Tensor:
     return losses.view(samples, tokens).sum(1) / labelled.view(samples, tokens).sum(1).clamp(min=1)
 
 
-def _check_labels(labels: Tensor, shape: tuple[int, ...], classes: int, ignore_index: int, rows: str) -> Tensor:
+def _check_labels(labels: Tensor, shape: tuple[int, ...], rows: str) -> Tensor:
     """The labels as int64, if they fit.
 
     Raises:
-        LossError: if they are no integers, do not fit ``shape``, or are out of range.
+        LossError: if they are no integers, or do not fit ``shape``.
     """
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise LossError(
@@ -205,17 +226,17 @@ def _check_labels(labels: Tensor, shape: tuple[int, ...], classes: int, ignore_i
             expected=f"{tuple(shape)}, the shape of the {rows} without their last dimension",
             do="give one label per row; a causal language model passes logits[:, :-1] with tokens[:, 1:]",
         )
-    labels = labels.long()
-    if not torch.compiler.is_compiling():
-        wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
-        if wrong.any():
-            raise LossError(
-                "A label is out of range.",
-                found=f"label {int(labels[wrong][0])}; {int(wrong.sum())} of {wrong.numel()} are out",
-                expected=f"0 to {classes - 1}, or ignore_index ({ignore_index})",
-                do="check the size of the output layer against the tokenizer, and the padding label",
-            )
-    return labels
+    return labels.long()
+
+
+def _out_of_range(labels: Tensor, classes: int, ignore_index: int) -> LossError:
+    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
+    return LossError(
+        "A label is out of range.",
+        found=f"label {int(labels[wrong][0])}; {int(wrong.sum())} of {wrong.numel()} are out",
+        expected=f"0 to {classes - 1}, or ignore_index ({ignore_index})",
+        do="check the size of the output layer against the tokenizer, and the padding label",
+    )
 
 
 def _check_output_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk_size: int) -> None:
