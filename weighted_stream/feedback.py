@@ -219,6 +219,8 @@ class Feedback:
     def _ask(self, signals: Signals) -> tuple[Tensor, Floats]:
         """The strategy's weights, checked; also on the host."""
         if not len(signals):
+            if signals.loss is not None:
+                self.strategy.pass_by(signals)
             return torch.ones(0, dtype=torch.float32, device=signals.device), np.ones(0, np.float32)
         if self.ahead is not None:
             self.ahead.meet(signals)
@@ -230,8 +232,8 @@ class Feedback:
         if not isinstance(weights, Tensor) or weights.shape != (count,):
             found = f"shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
             raise self._no_weights(found, f"a tensor of shape ({count},)")
-        if weights.requires_grad or weights.dtype != torch.float32:
-            weights = weights.detach().to(torch.float32)
+        if weights.requires_grad or weights.dtype != torch.float32 or weights.device != signals.device:
+            weights = weights.detach().to(signals.device, torch.float32)
         host = host_array(weights)
         low, high = np.minimum.reduce(host), np.maximum.reduce(host)  # NaN if one is
         if not (low >= 0.0 and math.isfinite(high)):

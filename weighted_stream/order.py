@@ -49,7 +49,7 @@ class Order:
         if len(states) == len(self._theirs):
             for generator, state in zip(self._theirs, states, strict=True):
                 if generator is not torch.default_generator:
-                    generator.set_state(state)
+                    generator.set_state(state.cpu())  # torch.load may have put it elsewhere
 
     def set_random_state(self, states: Sequence[Tensor]) -> None:
         """Put the user's generators back to where they were.
@@ -65,7 +65,7 @@ class Order:
                 do="make the loader with the same generator= and sampler=",
             )
         for generator, state in zip(self._theirs, states, strict=True):
-            generator.set_state(state)
+            generator.set_state(state.cpu())
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -256,6 +256,23 @@ def test_half_precision_and_autocast() -> None:
     torch.testing.assert_close(seen.gram / size, expected, rtol=0.03, atol=0.03)
 
 
+def test_small_gradients_in_float16() -> None:
+    """Those of a mean over many tokens and words: below the smallest number there is in 16 bits."""
+    model = llama(layers=1)
+
+    def small() -> Tensor:
+        return lm_losses(model, batch(4)).float() * 1e-6
+
+    expected = GradientProbe(model).products(small).gram
+
+    def under_autocast() -> Tensor:
+        with torch.autocast("cpu", torch.float16):
+            return small()
+
+    found = GradientProbe(model).products(under_autocast).gram
+    torch.testing.assert_close(found / expected.norm(), expected / expected.norm(), rtol=0.02, atol=0.02)
+
+
 def test_wrapped_models() -> None:
     model = gpt2(layers=1).double()
     compiled = GradientProbe(torch.compile(model))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -320,6 +321,51 @@ def test_parameters_of_16_bits(half: str) -> None:
             exact.effect(batch, weights())
     else:
         assert exact.effect(batch, weights()).helps.isfinite().all()
+
+
+@pytest.mark.parametrize("place", ["loss_fn", "forward"])
+def test_a_difference_in_16_bits_is_refused(place: str) -> None:
+    model = mlp(torch.float32)
+    autocast = torch.autocast("cpu", torch.bfloat16)
+    losses = autocast(image_losses) if place == "loss_fn" else image_losses
+    if place == "forward":  # as accelerate does
+        model.forward = autocast(model.forward)  # type: ignore[method-assign]
+    batch, target = rows(SIZE, 1, torch.float32), [rows(4, 2, torch.float32)]
+    with pytest.raises(StrategyError, match="drowns in the rounding of 16 bits"):
+        LookAhead(model, target, eta=0.1, loss_fn=losses).effect(batch, weights())
+    assert not any(layer._forward_hooks for layer in model.modules())
+    exact = LookAhead(model, target, eta=0.1, loss_fn=losses, derivatives="exact")
+    assert exact.effect(batch, weights()).helps.isfinite().all()
+
+
+def test_no_tf32_on_the_side() -> None:
+    seen = []
+    newer: Any = torch.backends if hasattr(torch.backends, "fp32_precision") else None
+
+    def precision() -> Any:
+        if newer is None:
+            return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        return newer.cuda.matmul.fp32_precision, newer.cudnn.conv.fp32_precision
+
+    def losses(model: nn.Module, batch) -> Tensor:
+        seen.append(precision())
+        return image_losses(model, batch)
+
+    ahead = LookAhead(mlp(), [rows(4, 1)], eta=0.1, loss_fn=losses)
+    ways = ["medium", "high", "highest"] if newer is None else ["tf32", "ieee", "none"]
+    for way in ways:
+        try:
+            if newer is None:
+                torch.set_float32_matmul_precision(way)
+            else:
+                newer.cuda.matmul.fp32_precision = newer.cudnn.conv.fp32_precision = way
+            before = precision()
+            ahead.effect(rows(SIZE, 2), weights())
+            assert precision() == before
+        finally:
+            if newer is None:
+                torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {("highest", False) if newer is None else ("ieee", "ieee")}
 
 
 def test_steps_that_are_not_known() -> None:

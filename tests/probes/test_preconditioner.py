@@ -36,6 +36,24 @@ def test_it_is_what_adam_multiplies_its_momentum_by(kind: type[Adam], form: dict
         assert not preconditioner.diagonal(p).requires_grad
 
 
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("looks", [False, True])
+def test_counts_on_a_gpu_are_left_there(form: dict[str, bool], looks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused optimizers count there: the same without reading it back."""
+    torch.manual_seed(0)
+    stepped, new = (nn.Parameter(torch.randn(3)) for _ in range(2))
+    optimizer = AdamW([stepped, new], betas=(0.8, 0.9), eps=1e-3, **form)
+    for _ in range(3):
+        stepped.grad = torch.randn(3)
+        optimizer.step()
+    optimizer.state[new] = {key: torch.zeros_like(value) for key, value in optimizer.state[stepped].items()}
+    gradient = torch.tensor([0.5, 0.0, -2.0]) if looks else None
+    found = [AdamPreconditioner(optimizer).diagonal(p, gradient) for p in (stepped, new)]
+    monkeypatch.setattr("weighted_stream.probes.preconditioner._count", torch.as_tensor)
+    for p, expected in zip((stepped, new), found, strict=True):
+        torch.testing.assert_close(AdamPreconditioner(optimizer).diagonal(p, gradient), expected, rtol=1e-5, atol=0)
+
+
 def test_it_is_one_at_first_and_follows_the_optimizer() -> None:
     first, second = (nn.Parameter(torch.ones(2, dtype=torch.bfloat16)) for _ in range(2))
     optimizer = Adam([first, second], eps=0.0)

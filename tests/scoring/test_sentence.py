@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import pytest
@@ -87,6 +88,12 @@ def test_the_models_own_modules_and_prompts_hold(model, pooling: str) -> None:
     prompted = SentenceEncoder(other, "cpu", torch.float32, prompt="passage of text: ")
     assert cosines(prompted.encode(texts), other.encode(texts, prompt="passage of text: ")).min() > 1 - 1e-5
     assert not torch.allclose(prompted.encode(texts), found, atol=1e-3), "the prompt changes nothing"
+
+
+def test_modules_behind_a_transformer_of_16_bits(model) -> None:
+    full = variant(copy.deepcopy(model), "mean")
+    half = SentenceEncoder(copy.deepcopy(full).bfloat16(), "cpu")
+    assert cosines(half.encode(TEXTS[:7]), full.encode(TEXTS[:7])).min() > 1 - 1e-3
 
 
 def test_max_seq_length_holds() -> None:

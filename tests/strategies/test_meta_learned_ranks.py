@@ -10,7 +10,7 @@ import torch
 from ranks import run_ranks
 from torch import Tensor, nn
 
-from weighted_stream import DataWeightingModel, MetaWeightNet, WeightedStream
+from weighted_stream import Adapt, DataWeightingModel, MetaWeightNet, WeightedStream
 from weighted_stream.probes.look_ahead import LookAhead
 
 SIZE = 8
@@ -81,11 +81,31 @@ def a_model_of_its_own(rank: int) -> None:
         assert len(found) == (strategy.updates_made == 1)
 
 
+def a_rank_without_losses(rank: int, product: bool) -> None:
+    """One rank has no finite loss in a batch that both were to learn from: neither does, and both go on together."""
+    model = nn.parallel.DistributedDataParallel(model_of())
+    strategy = MetaWeightNet(model, [data(8, 5)], eta=0.1, lr=0.05, every=2)
+    whole: Any = strategy
+    if product:  # with a factor that asks the other ranks in a way of its own
+        whole = Adapt(model, [data(8, 5)[0]], head="2", normalize="mean") * strategy
+    stream = WeightedStream(torch.utils.data.TensorDataset(*data(48, rank)), whole)
+    for step, ((x, y), weight) in enumerate(stream.loader(batch_size=SIZE)):
+        losses = nn.functional.cross_entropy(model(x), y, reduction="none")
+        broken = step in (2, 3) and rank == 1
+        weights = weight.resolve(torch.full_like(losses, torch.nan) if broken else losses)
+        weight.resolve(losses)  # run again: it counts once
+        (losses * weights).mean().backward()
+        assert same_everywhere(torch.cat([p.detach().flatten() for p in strategy._psi.values()]))
+    assert strategy.updates_made == 2  # of batches 0, 2 and 4
+
+
 def work(rank: int) -> None:
     warnings.filterwarnings("ignore", "Weights are normalised over this rank's batch")
     look_ahead_as_a_rank(rank)
     for kind in "dwm", "mwn":
         train_as_a_rank(rank, kind)
+    for product in False, True:
+        a_rank_without_losses(rank, product)
     a_model_of_its_own(rank)
 
 

@@ -104,6 +104,17 @@ def test_losses_and_gradients_are_those_of_the_logits(kind: str) -> None:
     assert torch.equal(model.train()(input_ids=x, labels=y).logits, logits)
 
 
+def test_an_autocast_around_all_of_it() -> None:
+    """As Composer has it: what looks for the factor leaves no casts without a graph to the training forward."""
+    torch.manual_seed(0)
+    model = llama().train()
+    chunked = ChunkedModel(model, 7, shifts=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(input_ids=tokens()[:5], labels=labels()[:5]).loss.mean().backward()
+    assert gradients(model).keys() == dict(model.named_parameters()).keys()
+    chunked.end()
+
+
 def test_an_encoder_and_decoder() -> None:
     torch.manual_seed(0)
     config = transformers.T5Config(

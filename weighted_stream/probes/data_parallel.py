@@ -27,6 +27,20 @@ def data_parallel_group(model: nn.Module) -> Group | None:
     return model.process_group if parallel else None
 
 
+def everywhere(group: Group | None, here: bool, device: torch.device) -> bool:
+    """Whether it is so on all ranks. Without a group: whether it is so here.
+
+    Example:
+        >>> everywhere(None, True, torch.device("cpu"))
+        True
+    """
+    if group is None:
+        return here
+    flag = torch.tensor(float(here), device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN, group=group)
+    return bool(flag)
+
+
 def average(group: Group | None, tensors: Iterable[Tensor]) -> None:
     """Each tensor becomes its mean over the ranks, in place; without a group nothing happens.
 
@@ -37,5 +51,6 @@ def average(group: Group | None, tensors: Iterable[Tensor]) -> None:
         return
     ranks = torch.distributed.get_world_size(group)
     for values in tensors:
-        torch.distributed.all_reduce(values, group=group)
-        values /= ranks
+        whole = values.contiguous()  # NCCL takes nothing else
+        torch.distributed.all_reduce(whole, group=group)
+        values.copy_(whole.div_(ranks))

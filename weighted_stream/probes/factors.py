@@ -15,6 +15,9 @@ from weighted_stream.probes.gradient_layers import Layer
 from weighted_stream.probes.graph import count_uses
 from weighted_stream.probes.running import aside, eager
 
+SCALE = 256.0
+"""What losses in float16 are multiplied by before their backward, and gradients divided by after it."""
+
 
 class Factors(NamedTuple):
     """Per-sample gradients of one parameter, (R, C) each, as a product: ``g_i = sum_t rows_it cols_it^T``.
@@ -75,20 +78,23 @@ def send_factors(model: nn.Module, layers: Sequence[Layer], losses: Losses, rece
                 _check_use(use, len(values))
             if whole:
                 _check_seen(model, layers, uses, values)
+            # In float16 gradients of a mean over many tokens and words are smaller than the smallest number.
+            scale = SCALE if any(use.dtype == torch.float16 for use in uses) else 1.0
             calls = Counter(name for use in uses for name in use.parameters())
             for use in uses:
-                use.receive = lambda name, factors: receive(name, factors, calls[name])
+                use.receive, use.scale = lambda name, factors: receive(name, factors, calls[name]), scale
             with torch.autocast(values.device.type, enabled=False):
                 # The anchor is reached through every layer that is watched, and through nothing else.
-                torch.autograd.grad(values.sum(), anchor, allow_unused=True)
+                torch.autograd.grad(values.sum() * scale, anchor, allow_unused=True)
     return values.detach()
 
 
 class _Use:
     """One call of a layer."""
 
-    def __init__(self, layer: Layer, given: tuple[int, ...], made: tuple[int, ...]) -> None:
-        self.layer, self.given, self.made = layer, given, made
+    def __init__(self, layer: Layer, given: tuple[int, ...], made: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.layer, self.given, self.made, self.dtype = layer, given, made, dtype
+        self.scale = 1.0  # of the gradients to come
         self.receive: Callable[[str, Factors], None] | None = None
 
     def parameters(self) -> Iterator[str]:
@@ -99,6 +105,8 @@ class _Use:
         """The factors of this call: its input, and the gradient of its output."""
         assert self.receive is not None
         layer, gradient = self.layer, _as_sequence(gradient)
+        if self.scale != 1.0:
+            gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / self.scale
         if layer.weight is not None and layer.kind == "embedding":
             index = given.flatten(1) if given.ndim > 1 else given.unsqueeze(1)
             padding: Any = layer.module.padding_idx
@@ -141,7 +149,7 @@ def _watched(layers: Sequence[Layer], anchor: Tensor, uses: list[_Use]) -> Itera
     def watch(layer: Layer) -> Callable[..., Tensor]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
             given = args[0] if args else next(iter(kwargs.values()))
-            use = _Use(layer, tuple(given.shape), tuple(output.shape))
+            use = _Use(layer, tuple(given.shape), tuple(output.shape), output.dtype)
             if torch.is_grad_enabled():  # else the backward never comes here
                 uses.append(use)
             result: Tensor = _apply(output, anchor, given, use)

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from weighted_stream.errors import LossError, StrategyError
 from weighted_stream.probes.data_parallel import average, data_parallel_group
 from weighted_stream.probes.directional import REACH, Derivatives, by_difference, by_forward_mode
+from weighted_stream.probes.full_precision import full_float32, refused_below_32_bits
 from weighted_stream.probes.model_losses import LossFn, standard_losses
 from weighted_stream.probes.running import aside, eager, on_device, unwrapped
 from weighted_stream.probes.step_sizes import Stepped, StepSizes
@@ -53,8 +54,8 @@ class LookAhead:
     of 0, in a warm-up, still tells in which direction to go.
 
     All of it runs on the side: in evaluation mode (no dropout; BatchNorm by its running statistics), in the parameters'
-    own precision without autocast unless ``loss_fn`` enters it, and with other parameters in place of the model's own,
-    which stay untouched, as do ``.grad``, modes and random states. Where the model is in DistributedDataParallel, both
+    own precision (without autocast, without TF32), and with other parameters in place of the model's own, which stay
+    untouched, as do ``.grad``, modes and random states. Where the model is in DistributedDataParallel, both
     gradients are averaged over its ranks: each rank sees the effect of the step that all take together, and all ranks
     must ask at the same time.
 
@@ -72,12 +73,13 @@ class LookAhead:
             `standard_losses`.
         derivatives: ``"difference"``, the two forwards, right to about 1e-3 in float32; or ``"exact"``, one forward
             that carries its derivative along, at the cost of about three and of attention's whole matrices, and only
-            for operations that have a forward derivative. The one for a GPU whose float32 products are rounded to
-            TF32: differences suffer from that.
+            for operations that have a forward derivative. The one for a ``loss_fn`` or a model that enters autocast
+            by itself (accelerate's do): a difference is less than 16 bits can tell.
         reach: how far the two forwards stand from the parameters: ``e |d|`` as a share of ``|theta|``.
 
     Raises:
-        StrategyError: for a target that is none, or an optimizer whose step is not known.
+        StrategyError: for a target that is none, or an optimizer whose step is not known; in `effect`, with
+            ``"difference"``, if a layer computes in less than 32 bits.
 
     Example:
         >>> model = nn.Linear(2, 2)
@@ -109,6 +111,11 @@ class LookAhead:
         self._reach = reach
         self.derivatives = derivatives
         self._inside = _Inside(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the model."""
+        return next(self.model.parameters()).device
 
     def effect(self, batch: Any, weights: Tensor) -> Effect:
         """The effect of a step on this batch.
@@ -163,7 +170,8 @@ class LookAhead:
             losses, gradients = self._with(leaves, run)
         average(self.group, gradients)
         found = dict(zip(leaves, gradients, strict=True))
-        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+        place = gradients[0].device
+        if not torch.stack([gradient.isfinite().all().to(place) for gradient in gradients]).all():  # read back once
             raise StrategyError(
                 f"The gradient of the {what} is not finite.",
                 found="NaN or infinity",
@@ -181,7 +189,8 @@ class LookAhead:
 
         if self.derivatives == "exact":
             return by_forward_mode(losses_at, here, along)
-        return by_difference(losses_at, here, along, self._reach)
+        with refused_below_32_bits(self.model):
+            return by_difference(losses_at, here, along, self._reach)
 
     def _losses(self, batch: Any) -> Tensor:
         losses = self.loss_fn(self.model, batch)
@@ -213,7 +222,7 @@ class LookAhead:
     @contextmanager
     def _on_the_side(self) -> Iterator[None]:
         device = next(self.model.parameters()).device.type
-        with aside(self.model), eager(), torch.autocast(device, enabled=False):
+        with aside(self.model), eager(), torch.autocast(device, enabled=False), full_float32():
             yield
 
 

@@ -18,7 +18,8 @@ class OptimizerSteps:
     """Counts the optimizer steps of a model, whoever makes them: hooks on all optimizers of the process.
 
     Only optimizers that hold a parameter of the model count. Several that share the model out among them are one: the
-    count is that of the busiest. A step that a gradient scaler skips is none.
+    count is that of the busiest. A step that a gradient scaler skips is none (but of a
+    fused optimizer, which skips it by itself, unseen).
 
     Args:
         model: whose parameters.

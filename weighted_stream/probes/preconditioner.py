@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -59,9 +60,9 @@ class AdamPreconditioner:
         group = self._group(parameter)
         state: dict[str, Any] = self.optimizer.state.get(parameter, {})
         second = state.get("max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
-        steps = float(state.get("step", 0))
+        steps = _count(state.get("step", 0.0))
         dtype = torch.promote_types(parameter.dtype, torch.float32)
-        if second is None or steps == 0:
+        if second is None or (isinstance(steps, float) and steps == 0):
             if gradient is None:
                 return torch.ones_like(parameter, dtype=dtype, requires_grad=False)
             second, steps = torch.zeros_like(parameter, requires_grad=False), 0.0
@@ -74,14 +75,15 @@ class AdamPreconditioner:
             )
         beta, eps = float(group["betas"][1]), float(group["eps"])
         if gradient is None:
-            corrected: Tensor = second.to(dtype) / (1.0 - beta**steps)
-            return corrected.sqrt_().add_(eps).reciprocal_()
-        now = (state["exp_avg_sq"] if steps else second).to(dtype) * beta
+            corrected: Tensor = second.to(dtype) / _bias(beta, steps)
+            return _unless_new(steps, corrected.sqrt_().add_(eps).reciprocal_())
+        now = state.get("exp_avg_sq", second).to(dtype) * beta
         now.addcmul_(gradient, gradient, value=1.0 - beta)
         if group["amsgrad"]:
             now = torch.maximum(now, second.to(dtype))
         moved = now > 0
-        return now.div_(1.0 - beta ** (steps + 1)).sqrt_().add_(eps).reciprocal_().mul_(moved)
+        diagonal: Tensor = now.div_(_bias(beta, steps + 1)).sqrt_().add_(eps).reciprocal_().mul_(moved)
+        return diagonal
 
     def _group(self, parameter: nn.Parameter) -> dict[str, Any]:
         if id(parameter) not in self._groups:  # also those of groups that were added later
@@ -95,6 +97,25 @@ class AdamPreconditioner:
             expected="the optimizer of this model",
             do="pass the optimizer that steps these layers, or layers= that it steps",
         )
+
+
+def _count(steps: Any) -> float | Tensor:
+    """Steps so far: a number, or, of a fused or capturable optimizer, a tensor on the GPU, which nobody waits for."""
+    if isinstance(steps, Tensor) and not steps.is_cpu:
+        return steps
+    return float(steps)
+
+
+def _bias(beta: float, steps: float | Tensor) -> float | Tensor:
+    """``1 - beta^steps``."""
+    if isinstance(steps, Tensor):
+        return -torch.expm1(steps * math.log(beta)) if beta > 0 else torch.ones_like(steps)
+    return 1.0 - float(beta**steps)
+
+
+def _unless_new(steps: float | Tensor, diagonal: Tensor) -> Tensor:
+    """1 for a parameter that was not stepped yet."""
+    return torch.where(steps > 0, diagonal, 1.0) if isinstance(steps, Tensor) else diagonal
 
 
 def bare_optimizer(optimizer: Optimizer) -> Optimizer:

@@ -69,7 +69,8 @@ def on_device(batch: Any, model: nn.Module) -> Any:
 
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        # To a GPU only: what comes from there would be read before it has arrived.
+        return value.to(device, non_blocking=device.type == "cuda")
     if isinstance(value, Mapping):
         return {key: _moved(part, device) for key, part in value.items()}
     if isinstance(value, (tuple, list)):
@@ -102,11 +103,35 @@ def aside(model: nn.Module) -> Iterator[None]:
             model.eval()
             yield
     finally:
+        torch.clear_autocast_cache()  # see `leave_no_casts`
         _on_the_side.reset(token)
         for module, training in flags:
             module.training = training
         random.setstate(python)
         np.random.set_state(legacy)
+
+
+@contextmanager
+def leave_no_casts() -> Iterator[None]:
+    """Around forwards without gradients that may run inside an autocast of the training.
+
+    Autocast keeps the casts of parameters until its outermost block ends: those made without a graph would be used in
+    the training forward, too, and leave the parameters without gradients.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     with torch.no_grad(), leave_no_casts():
+        ...         _ = layer(torch.ones(1, 2))
+        ...     layer(torch.ones(1, 2)).sum().backward()
+        >>> layer.weight.grad
+        tensor([[1., 1.],
+                [1., 1.]])
+    """
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
 
 
 def is_aside() -> bool:

@@ -40,8 +40,8 @@ class SentenceEncoder:
         model: the folder or name of a model (loaded at the first use, in the process that uses it), or a
             ``SentenceTransformer`` (copied when it is first used, so it stays as it is).
         device: where to encode; None: the first GPU, if there is one.
-        dtype: of the transformer. None: bfloat16 on a GPU and on processors with matrix units for it (AMX), else what
-            the model has. The vectors are float32 always.
+        dtype: of the transformer. None: bfloat16 on a GPU and on processors with instructions for it (AMX, AVX-512
+            BF16), else what the model has. The vectors are float32 always.
         prompt: put before each text; None: the model's default prompt, if it has one.
         batch_tokens: tokens of a batch, padding included. None: 2,048 on a CPU, 32,768 on a GPU.
 
@@ -111,6 +111,8 @@ class SentenceEncoder:
                 )
             return _Whole(model, prompt, refused)
         _cast(model[0], self.dtype or _best_dtype(model[0], device))
+        for module in list(model)[1:]:
+            module.float()  # they get features in float32, whatever the transformer runs in
         return _Split(model, prompt or "", features, device, self.batch_tokens or TOKENS.get(device.type, 2048))
 
     def encode(self, samples: Sequence[str], /) -> Tensor:
@@ -246,11 +248,19 @@ def _probe(model: Any, prompt: str | None) -> tuple[dict[str, Any], str | None]:
 
 def _best_dtype(module: torch.nn.Module, device: torch.device) -> torch.dtype | None:
     """The dtype a device is fast in; None: leave it."""
-    # Private, but the only question torch 2.7 has an answer to; where it is missing, nothing is cast.
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)
-    fast = device.type == "cuda" or (device.type == "cpu" and amx())
+    if device.type == "cpu":
+        # Private, but the only questions torch 2.7 has an answer to; where they are missing, nothing is cast.
+        fast = any(getattr(torch.cpu, f"_is_{kind}_supported", bool)() for kind in ("amx_tile", "avx512_bf16"))
+    else:
+        fast = device.type == "cuda" and _has_bfloat16(device)
     full = all(value.dtype == torch.float32 for value in module.parameters() if value.is_floating_point())
     return torch.bfloat16 if fast and full else None
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16 itself (since Ampere), and does not imitate it."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _cast(module: torch.nn.Module, dtype: torch.dtype | None) -> None:

@@ -38,6 +38,8 @@ class Strategy(ABC):
         local: whether the strategy looks at more of a sample than its loss, its group and what the store remembers: at
             the model's hidden states or gradients, or at the sample itself. Under several ranks it is asked about this
             rank's samples, then; any other is asked about the samples of all ranks at once, and learns from all.
+        together: whether ranks do something together by its own means when it weighs or passes by: of the factors of a
+            product it is asked first, as a rank without a finite loss does nothing else.
         remedy: what to change if the weights never vary; a sentence for the warning.
         scoring: what the stream shall score ahead of the trainer for this strategy, or None.
         budget: None, or the share of the candidates that a selecting strategy chooses, 0 < budget <= 1: then the loader
@@ -59,6 +61,7 @@ class Strategy(ABC):
     remembers: bool = True
     keeps_samples: bool = False
     local: bool = False
+    together: bool = False
     remedy: str = ""
     scoring: ScoringPlan | None = None
     budget: float | None = None
@@ -69,6 +72,13 @@ class Strategy(ABC):
 
     def observe(self, signals: Signals) -> None:
         """Learn from the finite losses just weighed. Called once per sample and batch, a retry not counted."""
+
+    def pass_by(self, signals: Signals) -> None:
+        """A batch, or a part of one, of which no loss is finite: nobody is weighed. For what all ranks do together.
+
+        Args:
+            signals: of no sample.
+        """
 
     def begin_epoch(self, epoch: int, memory: Memory) -> None:
         """An epoch of the stream begins, or `WeightedStream.set_epoch` tells of one.

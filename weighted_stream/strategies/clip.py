@@ -34,7 +34,7 @@ def clip_mean(weights: Tensor, low: float, high: float) -> Tensor:
         tensor([0.3333, 1.6667, 2.0000, 0.0000])
     """
     count = len(weights)
-    precise = weights.double()
+    precise = weights.cpu().double()  # on the host: not every device has float64, or adds up in a fixed order
     wanted = precise.mean().clamp(low, high) * count
     live = precise.clamp_min(1e-30)
     corners, order = torch.cat([low / live, high / live]).sort()
@@ -43,7 +43,7 @@ def clip_mean(weights: Tensor, low: float, high: float) -> Tensor:
     reach = torch.searchsorted(totals, wanted).clamp(1, 2 * count - 1)  # the corner at or after the wanted total
     slope = slopes[reach - 1]
     scale = torch.where(slope > 0, corners[reach - 1] + (wanted - totals[reach - 1]) / slope, corners[reach])
-    return (precise * scale).clamp(low, high).to(weights.dtype)
+    return (precise * scale).clamp(low, high).to(weights)
 
 
 class Clip(Strategy):
@@ -79,6 +79,7 @@ class Clip(Strategy):
             )
         self.joint, self.constant, self.remembers = strategy.joint, strategy.constant, strategy.remembers
         self.scoring, self.keeps_samples, self.local = strategy.scoring, strategy.keeps_samples, strategy.local
+        self.together = strategy.together
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32 in [low, high]."""
@@ -88,6 +89,10 @@ class Clip(Strategy):
     def observe(self, signals: Signals) -> None:
         """Passed on."""
         self.strategy.observe(signals)
+
+    def pass_by(self, signals: Signals) -> None:
+        """Passed on."""
+        self.strategy.pass_by(signals)
 
     def begin_epoch(self, epoch: int, memory: Memory) -> None:
         """Passed on."""

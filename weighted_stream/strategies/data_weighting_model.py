@@ -70,8 +70,8 @@ class DataWeightingModel(MetaLearned):
         optimizer: of the model, `torch.optim.SGD`, Adam or AdamW: how far a step goes, P included.
         eta: the learning rate of the look-ahead, if not the optimizer's present one.
         loss_fn: ``loss_fn(model, batch)`` gives one loss per sample, (B,); it gets the bare model, and computes without
-            autocast unless it enters it. None: `standard_losses`. A ``batch`` is what the loader hands over, or one of
-            the target.
+            autocast (it must not enter it, but with ``derivatives="exact"``). None: `standard_losses`. A ``batch`` is
+            what the loader hands over, or one of the target.
         stages: how many stages psi learns in.
         stage_steps: how many batches a stage has; a few hundred batches in all want fewer.
         updates: on how many of them psi learns, from the stage's first on.

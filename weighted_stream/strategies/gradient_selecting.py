@@ -145,7 +145,7 @@ class GradientSelecting(Selecting):
     def _chosen(self, seen: Products, count: int) -> Choice:
         assert seen.gram is not None
         assert seen.along is not None
-        c, K = (values.double().cpu().numpy() for values in (seen.along, seen.gram))
+        c, K = (values.cpu().double().numpy() for values in (seen.along, seen.gram))
         finite = (np.isfinite(c) & np.isfinite(np.diagonal(K))).nonzero()[0]
         broken = np.setdiff1d(np.arange(len(c)), finite)
         self._not_finite += len(broken)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from weighted_stream.errors import StateError, StrategyError
-from weighted_stream.probes.data_parallel import average
+from weighted_stream.probes.data_parallel import average, everywhere
 from weighted_stream.probes.look_ahead import LookAhead
 from weighted_stream.selection import cut
 from weighted_stream.signals import Signals
@@ -60,6 +60,7 @@ class MetaLearned(Strategy):
 
     joint = True
     local = True
+    together = True
     remedy = "It has hardly learned: more updates, a larger lr, or a target that is unlike some of the data."
 
     def __init__(self, network: nn.Module, ahead: LookAhead | None, lr: float, weight_decay: float = 0.0) -> None:
@@ -92,13 +93,27 @@ class MetaLearned(Strategy):
             features = self._features(signals)
             self._settle(features.device)
             if self._is_new(signals):
-                if self._is_due():
+                if self._is_due() and self._all_learn(True):
                     self._learn(signals, features)
-                self._batches += 1
-                signals.scratch[self, "weighed"] = True  # a batch that is run again is not learned from again
+                self._count(signals)
             with torch.no_grad():
                 weights: Tensor = self._network(features)
         return weights.to(losses.device)
+
+    def pass_by(self, signals: Signals) -> None:
+        """It counts as a batch; if one is due to learn from, no rank does."""
+        if self._is_new(signals):
+            if self._is_due():
+                self._all_learn(False)
+            self._count(signals)
+
+    def _all_learn(self, ready: bool) -> bool:
+        """Whether all ranks that train the model together are ready to learn from this batch: they do so together."""
+        return self._ahead is not None and everywhere(self._ahead.group, ready, self._ahead.device)
+
+    def _count(self, signals: Signals) -> None:
+        self._batches += 1
+        signals.scratch[self, "weighed"] = True  # a batch that is run again is not learned from again
 
     def _is_new(self, signals: Signals) -> bool:
         """Whether this batch has not been weighed before."""

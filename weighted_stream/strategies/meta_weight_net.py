@@ -58,7 +58,7 @@ class MetaWeightNet(MetaLearned):
     and two forwards of the batch; ``every=10`` makes it a quarter. The batch must come from ``stream.loader(...)``,
     as the update runs the model on it again; it must be weighed as a whole. In DistributedDataParallel psi's
     gradient, like the look-ahead, is averaged over the ranks, and psi stays the same on all of them. Losses of the
-    update are computed without autocast unless ``loss_fn`` enters it.
+    update are computed without autocast; ``loss_fn`` must not enter it, but with ``derivatives="exact"``.
 
     Args:
         model: the model in training, bare or inside `torch.compile` or DistributedDataParallel, its parameters in

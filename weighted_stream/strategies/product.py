@@ -50,6 +50,7 @@ class Product(Strategy):
         self.remembers = all(factor.remembers for factor in factors)
         self.keeps_samples = any(factor.keeps_samples for factor in factors)
         self.local = any(factor.local for factor in factors)
+        self.together = any(factor.together for factor in factors)
         plans = [factor.scoring for factor in factors if factor.scoring is not None]
         if any(plan != plans[0] for plan in plans):
             raise StrategyError(
@@ -62,13 +63,19 @@ class Product(Strategy):
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32."""
-        weights = reduce(mul, (factor.weights(signals) for factor in self.factors))
+        first = sorted(self.factors, key=lambda factor: not factor.together)
+        weights = reduce(mul, (factor.weights(signals) for factor in first))
         return mean_one(weights, signals) if self.joint else weights
 
     def observe(self, signals: Signals) -> None:
         """Passed on to every factor."""
         for factor in self.factors:
             factor.observe(signals)
+
+    def pass_by(self, signals: Signals) -> None:
+        """Passed on to every factor."""
+        for factor in self.factors:
+            factor.pass_by(signals)
 
     def begin_epoch(self, epoch: int, memory: Memory) -> None:
         """Passed on to every factor."""

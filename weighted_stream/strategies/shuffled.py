@@ -43,6 +43,7 @@ class Shuffled(Strategy):
         self.seed = check_integer("Shuffled", "seed", seed, least=0)
         self.bound, self.constant, self.remembers = strategy.bound, strategy.constant, strategy.remembers
         self.scoring, self.keeps_samples, self.local = strategy.scoring, strategy.keeps_samples, strategy.local
+        self.together = strategy.together
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32, a permutation of the inner strategy's."""
@@ -53,6 +54,10 @@ class Shuffled(Strategy):
     def observe(self, signals: Signals) -> None:
         """Passed on."""
         self.strategy.observe(signals)
+
+    def pass_by(self, signals: Signals) -> None:
+        """Passed on."""
+        self.strategy.pass_by(signals)
 
     def begin_epoch(self, epoch: int, memory: Memory) -> None:
         """Passed on."""

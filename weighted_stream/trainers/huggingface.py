@@ -16,6 +16,7 @@ from torch import Tensor
 from weighted_stream.collate import SAMPLE_ID
 from weighted_stream.errors import LossError, SourceError, StrategyError, missing_extra
 from weighted_stream.figures.batch_figures import BatchFigures
+from weighted_stream.probes.running import leave_no_casts
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.stream import WeightedStream
@@ -256,7 +257,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         assert self._parts is not None
         found = []
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.no_grad(), torch.random.fork_rng(devices), self.compute_loss_context_manager():
+        with torch.no_grad(), leave_no_casts(), torch.random.fork_rng(devices), self.compute_loss_context_manager():
             for batch in window:
                 inputs, micro = taken(self._prepare_inputs(batch))
                 found.append(self._loss.look(super().compute_loss, model, inputs, micro))

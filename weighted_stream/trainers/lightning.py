@@ -96,7 +96,12 @@ class LightningWeights(Callback):  # type: ignore[misc, unused-ignore]
         """Log."""
         figures = self._figures.take()
         for shown in (True, False):
-            part = {f"{self.prefix}/{name}": value for name, value in figures.items() if (name in _SHOWN) is shown}
+            # As tensors on the host: of a number Lightning makes one on the GPU, and waits for it.
+            part = {
+                f"{self.prefix}/{name}": torch.tensor(float(value), dtype=torch.float32)
+                for name, value in figures.items()
+                if (name in _SHOWN) is shown
+            }
             pl_module.log_dict(part, prog_bar=shown, on_step=True, on_epoch=False, batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:
