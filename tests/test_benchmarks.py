@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 from collections.abc import Sequence
@@ -233,6 +234,39 @@ def test_the_setting_with_the_lowest_loss_on_the_texts_to_choose_on() -> None:
     results = {key: {"losses": {"choose": loss, "report": -loss}} for key, loss in values.items()}
     assert choose(grid, results, [0, 1]) == grid[1]
     assert choose(grid, results, [0]) == grid[0]
+
+
+def test_rows_that_follow_from_others() -> None:
+    from benchmarks.mixture_runs import Setting
+    from benchmarks.standard_mixture import HASHED, RATES, base, derived, grids
+
+    rows = derived({HASHED: Setting("similarity", ess=0.4)})
+    assert {base(row) for row in rows} == {HASHED}
+    assert {base(row) for row in derived(dict.fromkeys(grids(), Setting("uniform")))} < grids().keys()
+    assert rows[f"{HASHED}, shuffled, its best rate"] == [
+        Setting("similarity", ess=0.4, rate=rate, shuffled=True) for rate in RATES
+    ]
+    assert base("LinUpper") == "LinUpper"
+    assert base("uniform, its best rate") == "uniform"
+
+
+def test_runs_of_earlier_results_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.harness import FOLDER, machine
+    from benchmarks.mixture_runs import Setting
+    from benchmarks.standard_mixture import kept_runs
+
+    options = argparse.Namespace(steps=200, rate=0.01)
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    with pytest.raises(SystemExit, match="found no earlier results"):
+        kept_runs(options)
+    run = {"setting": vars(Setting("similarity", ess=0.4)), "seed": 3, "losses": {"choose": 3.0}}
+    earlier = {"machine": machine(), "steps": 200, "rate": 0.01, "command": "c", "date": "d", "runs": [run]}
+    (tmp_path / "standard_mixture.json").write_text(json.dumps(earlier))
+    runs, said = kept_runs(options)
+    assert runs == {(Setting("similarity", ess=0.4), 3): run}
+    assert said["kept runs"]["number"] == 1
+    with pytest.raises(SystemExit, match="the earlier steps was 200, here it is 100; leave it out"):
+        kept_runs(argparse.Namespace(steps=100, rate=0.01))
 
 
 def test_the_picture_of_the_standard_mixture(tmp_path: Path) -> None:

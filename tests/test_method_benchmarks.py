@@ -17,7 +17,7 @@ pytest.importorskip("sklearn")
 from small_mixture import write_small_mixture
 
 from benchmarks import digits_runs, method_cost, method_cost_runs, selection, selection_runs, weighting_models
-from benchmarks.harness import Spread
+from benchmarks.harness import FOLDER, Spread
 from benchmarks.selection import Row
 from benchmarks.selection_runs import Setting, Task, equal_steps, passes
 from weighted_stream import Candidates, WeightStore
@@ -290,6 +290,22 @@ def test_a_row_of_the_costs() -> None:
     assert "1.2 (1.1–1.3)" in shown[3]
     assert "≤ 1.5" in shown[3]
     assert shown[-1] == "said"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_row_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(setup: method_cost_runs.Setup) -> method_cost_runs.Step:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setitem(method_cost_runs.METHODS, "Dear", fails)
+    monkeypatch.setattr(method_cost, "peak_memory", lambda *how: 1.0)
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    arguments = ["--sizes", "tiny", "--repeats", "1", "--only", "Uniform", "--only", "Dear"]
+    with pytest.raises(SystemExit, match=r"rows failed: \{'tiny': \['Dear'\]\}"):
+        method_cost.main(arguments)
+    kept = json.loads((tmp_path / "method_cost_tiny.json").read_text())
+    assert [row["method"] for row in kept["sizes"]["tiny"]["rows"]] == ["Uniform"]
+    assert kept["sizes"]["tiny"]["failed"] == {"Dear": "OutOfMemoryError('no room')"}
 
 
 @pytest.mark.usefixtures("tiny")
