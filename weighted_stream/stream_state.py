@@ -63,6 +63,7 @@ def load(feedback: Feedback, dataset: Fingerprint, state: Mapping[str, Any]) -> 
         )
     _check_strategy(feedback, state["strategy"])
     position = None if state["position"] is None else Position.from_state(state["position"], *replica())
+    feedback.settle()  # or the strategy would learn from what is on its way, after it has gone back
     before = feedback.strategy.state_dict()
     try:
         _teach(feedback.strategy, state["strategy"]["learned"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,44 @@ def score_by_words(rank: int, folder: str) -> None:
         weight.resolve(torch.ones(len(batch["text"])))
     keep(folder, rank, records=records_of(stream))
     stream.close()
+
+
+def go_back(rank: int, folder: str) -> None:
+    """A state from the middle of an epoch, loaded into the streams that are past it."""
+    stream = WeightedStream(numbers(), LinUpper(window="running", memory=64), store=f"{folder}/store")
+    mine = [[4 * n + 2 * rank, 4 * n + 2 * rank + 1] for n in range(10)]
+    loader = stream.loader(batch_sampler=Batches(mine))
+    seen: list[torch.Tensor] = []
+    for step, (batch, weight) in enumerate(loader):
+        seen.append(weight.resolve(batch.float() + 1.0))
+        if step == 7:
+            state, then = stream.state_dict(), records_of(stream)
+        if step == 8:
+            break
+    stream.load_state_dict(state)
+    keep(folder, rank, then=then, now=records_of(stream))
+    again = [weight.resolve(batch.float() + 1.0) for batch, weight in loader]
+    assert torch.equal(again[0], seen[8])
+    # The same with losses on their way, and nobody who says that the loop was left.
+    pairs = iter(loader)
+    for batch, weight in pairs:
+        weight.resolve(batch.float() + 9.0)
+        break
+    stream.load_state_dict(state)
+    once_more = [weight.resolve(batch.float() + 1.0) for batch, weight in stream.loader(batch_sampler=Batches(mine))]
+    assert all(map(torch.equal, once_more, again))
+    stream.close()
+
+
+def weigh_the_same(rank: int, folder: str) -> None:
+    """Nobody shares the samples out, or somebody does."""
+    for shared in False, True:
+        stream = WeightedStream(numbers(), LinUpper(), store=f"{folder}/store{shared}")
+        more = {"sampler": torch.utils.data.DistributedSampler(numbers())} if shared else {"shuffle": True}  # type: ignore[arg-type]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for batch, weight in stream.loader(batch_size=5, **more):
+                weight.resolve(batch.float())
+        found = [one for one in said if "All ranks weigh the same samples" in str(one.message)]
+        assert len(found) == (not shared), [str(one.message) for one in said]
+        stream.close()

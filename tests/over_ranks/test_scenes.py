@@ -153,3 +153,15 @@ def test_words_are_counted_in_the_whole_corpus(tmp_path: Path) -> None:
     samples = [{"text": text} for text in texts]
     scorer.learn(lambda: [samples])
     np.testing.assert_allclose(one["records"]["similarity"], scorer.score(samples), rtol=1e-5)
+
+
+def test_ranks_that_go_back_keep_nothing_of_what_came_after(tmp_path: Path) -> None:
+    run_ranks(scenes.go_back, 2, tmp_path, str(tmp_path))
+    one, other = of_ranks(tmp_path)
+    for each in (one, other):
+        assert_same(each["then"], each["now"])
+    assert_same(one["now"], other["now"])
+
+
+def test_samples_that_nobody_shares_out_are_said(tmp_path: Path) -> None:
+    run_ranks(scenes.weigh_the_same, 2, tmp_path, str(tmp_path))

@@ -9,6 +9,7 @@ as one process with the global batch would have.
 from __future__ import annotations
 
 import atexit
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -49,6 +50,7 @@ class RankedFeedback(Feedback):
         self._written = None
         self._node, self._talk = store, Talk(group, store)
         self._iterates = False
+        self._compared = False
         self._open: Batch | None = None  # its feedback is not sent yet
         self._rows: list[tuple[NDArray[np.int64], Floats, Floats]] = []
         self._device = torch.device("cpu")
@@ -123,11 +125,13 @@ class RankedFeedback(Feedback):
             self._open, self._rows, self._iterates = None, [], False
             self._talk.forget()
             error: Exception | None = None
+            held = self._node.hold()  # or the exchange below would write it into what the store has gone back to
             if self._node.inner.writable:
                 try:
                     restore_store(self._node.inner, state)
                 except Exception as raised:
                     error = raised
+                    self._node.put_back(held)
             self._talk.agree(Kind.LOAD, error)
             self._node.forget()
 
@@ -138,6 +142,7 @@ class RankedFeedback(Feedback):
     def _after(self, packets: list[Packet]) -> Everyone | None:
         """Learn from an exchange; the global batch, if one was weighed."""
         number, node = self._talk.number, self._node
+        self._warn_of_the_same(packets)
         node.learn(number, packets, self._talk.rank)
         for packet in packets:
             node.pass_over(number, packet.passed, packet.passed_steps, self.strategy.remembers)
@@ -146,6 +151,21 @@ class RankedFeedback(Feedback):
         everyone = Everyone(packets, self._talk.rank)
         self.step = max(self.step, everyone.step + 1)
         return everyone
+
+    def _warn_of_the_same(self, packets: list[Packet]) -> None:
+        """Where nobody shares the samples out: said at the first batch that several ranks have weighed."""
+        shares = [np.sort(packet.ids) for packet in packets if packet.kind is Kind.FEEDBACK and len(packet.ids) > 1]
+        if self._compared or len(shares) < 2:
+            return
+        self._compared = True
+        if all(np.array_equal(shares[0], other) for other in shares[1:]):
+            warnings.warn(
+                "All ranks weigh the same samples: each loader draws from the whole dataset, in the same order. Give "
+                "it sampler=DistributedSampler(dataset) (Composer: composer.utils.dist.get_sampler); or, if the ranks' "
+                "datasets differ, ids that do (id_fn=).",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _catch_up(self) -> None:
         packets = self._talk.finish()

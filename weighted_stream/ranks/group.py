@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch.distributed.constants import default_pg_timeout
 
 from weighted_stream.errors import RanksError, StrategyError
 
@@ -39,7 +41,9 @@ class RankGroup:
 
     def __init__(self, process_group: ProcessGroup | None = None) -> None:
         members = None if process_group is None else dist.get_process_group_ranks(process_group)
-        self._group = dist.new_group(members, backend="gloo", use_local_synchronization=members is not None)
+        self._group = dist.new_group(
+            members, timeout(process_group), backend="gloo", use_local_synchronization=members is not None
+        )
         self.rank: int = dist.get_rank(self._group)
         self.size: int = dist.get_world_size(self._group)
         self._room = ROOM
@@ -162,3 +166,13 @@ def lost(error: BaseException) -> RanksError:
         do="look for the first error of another rank; a rank that skips batches, or does not iterate over the stream, "
         "needs process_group=False on all of them",
     )
+
+
+def timeout(process_group: ProcessGroup | None) -> timedelta:
+    """How long ranks wait for each other: as long as the trainer's own group lets them, and half an hour at least."""
+    found = [default_pg_timeout]
+    group: Any = dist.group.WORLD if process_group is None else process_group
+    for device in getattr(group, "_device_types", ()):
+        options = getattr(group._get_backend(device), "options", None)
+        found.append(getattr(options, "_timeout", default_pg_timeout))
+    return max(found)

@@ -179,6 +179,17 @@ class NodeStore:
         with self._threads:
             return [{"ids": ids.copy(), **self._with_names(values)} for _, ids, values in self._wanted]
 
+    def hold(self) -> list[_Wanted]:
+        """Take away what came and is not in the files yet, so that it is not written."""
+        with self._threads:
+            held, self._wanted = self._wanted, []
+            return held
+
+    def put_back(self, held: list[_Wanted]) -> None:
+        """Have it written after all."""
+        with self._threads:
+            self._wanted = held + self._wanted
+
     def forget(self) -> None:
         """The store has gone back to a state."""
         with self._threads:
