@@ -361,7 +361,9 @@ def test_a_classifier(tmp_path: Path, losses: Any) -> None:
     assert weighted.stream.stats()["weight_cv"] > 0
 
 
-def test_sequence_to_sequence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_sequence_to_sequence(tmp_path: Path, given: bool, chunked: bool) -> None:
     def model() -> Any:
         torch.manual_seed(0)
         config = transformers.T5Config(
@@ -373,6 +375,7 @@ def test_sequence_to_sequence(tmp_path: Path) -> None:
             num_heads=2,
             dropout_rate=0.0,
             decoder_start_token_id=0,
+            tie_word_embeddings=False,
         )
         return transformers.T5ForConditionalGeneration(config)
 
@@ -382,16 +385,57 @@ def test_sequence_to_sequence(tmp_path: Path) -> None:
     def args(folder: Path, **more: Any) -> Any:
         return transformers.Seq2SeqTrainingArguments(**arguments(folder).to_dict() | more)
 
-    # The Trainer pops the labels, so the decoder's input has to be there.
-    rows = [
-        {"input_ids": x.tolist(), "labels": y.tolist(), "decoder_input_ids": [0, *y[:-1].clamp(min=0).tolist()]}
-        for x, y in zip(tokens(), labels(), strict=True)
-    ]
-    made = Weighted(model(), args(tmp_path), train_dataset=rows, strategy=Uniform())
+    # The Trainer pops the labels, of which the model would make the decoder's input.
+    rows = [{"input_ids": x.tolist(), "labels": y.tolist()} for x, y in zip(tokens(), labels(), strict=True)]
+    if given:
+        rows = [{**row, "decoder_input_ids": [0, *(max(0, y) for y in row["labels"][:-1])]} for row in rows]
+    more: dict[str, Any] = {"chunk_size": 7} if chunked else {}
+    made = Weighted(model(), args(tmp_path), train_dataset=rows, strategy=Uniform(), **more)
     without = transformers.Seq2SeqTrainer(model(), args(tmp_path, **IN_ONE), train_dataset=rows)
     made.train()
     without.train()
-    torch.testing.assert_close(parameters(made), parameters(without), atol=1e-6, rtol=0)
+    torch.testing.assert_close(parameters(made), parameters(without), atol=1e-5 if chunked else 1e-6, rtol=0)
+
+
+def test_runs_of_many_are_refused(tmp_path: Path) -> None:
+    made = trainer(tmp_path, running())
+    with pytest.raises(StrategyError, match="found:    hyperparameter_search"):
+        made.train(trial=object())
+    made.args._n_gpu = 2
+    with pytest.raises(StrategyError, match="DataParallel") as caught:
+        made.train()
+    assert "torchrun" in str(caught.value)
+
+
+def test_samples_of_similar_length_by_their_column(tmp_path: Path) -> None:
+    size = len(tokens())
+    rows = datasets.Dataset.from_dict(
+        {"input_ids": tokens().tolist(), "labels": labels().tolist(), "length": list(range(1, size + 1))}
+    )
+    more: dict[str, Any] = {"remove_unused_columns": False, "length_column_name": "length"}
+    more |= (
+        {"group_by_length": True}
+        if hasattr(arguments(tmp_path), "group_by_length")
+        else {"train_sampling_strategy": "group_by_length"}
+    )
+    made, without = trainer(tmp_path, running(), dataset=rows, **more), bare(tmp_path / "bare", dataset=rows, **more)
+    found, expected = (one.get_train_dataloader().base_dataloader.batch_sampler.sampler for one in (made, without))
+    assert type(found) is type(expected)
+    assert found.lengths == expected.lengths == list(range(1, size + 1))
+
+
+def test_an_evaluation_set_with_ids(tmp_path: Path) -> None:
+    """As one that was packed along with the training set: the model gets none of them, as without us."""
+    made = trainer(tmp_path, running())
+    made.train()
+    rows = datasets.Dataset.from_dict(
+        {
+            "input_ids": tokens().tolist(),
+            "labels": labels().tolist(),
+            "sample_id": [[1] * tokens().shape[1]] * len(tokens()),
+        }
+    )
+    assert made.evaluate(rows)["eval_loss"] > 0
 
 
 def test_rows_in_a_list(tmp_path: Path) -> None:

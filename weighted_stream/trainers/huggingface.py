@@ -137,6 +137,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         self._stream: WeightedStream | None = None
         self._figures: BatchFigures | None = None
         self._given: Any = None  # the samples, if the train_dataset is packs of them
+        self._sampled: Any = None  # the train_dataset, while its loader is made
         self._parts: Parts | None = None
         self._window: list[Any] = []
         self._looked_at: Callable[[], Any] = lambda: None
@@ -167,11 +168,33 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; from a checkpoint, strategy and store go on from there, too."""
+        self._check_run(kwargs.get("trial", args[0] if args else None))
         found = resume_from_checkpoint
         if found is True:
             found = get_last_checkpoint(self.args.output_dir)  # type: ignore[no-untyped-call, unused-ignore]
         self._keeper.resume(Path(found) if found else None)
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _check_run(self, trial: Any) -> None:
+        """Raise for a run that would train on something else than the weighted losses of one run.
+
+        Raises:
+            StrategyError: for a trial of a search, and for torch's DataParallel.
+        """
+        if trial is not None:
+            raise StrategyError(
+                "What is remembered of the samples belongs to one run, and a search makes many.",
+                found="hyperparameter_search",
+                expected="a trainer for each run",
+                do="search in a loop of your own, with a new trainer and store for each setting",
+            )
+        if self.args.n_gpu > 1 and not getattr(self.model, "is_loaded_in_8bit", False):
+            raise StrategyError(
+                "The Trainer would put the model into torch's DataParallel, which scales losses in a way of its own.",
+                found=f"{self.args.n_gpu} GPUs in one process",
+                expected="a process for each GPU",
+                do="torchrun --nproc_per_node=..., or accelerate launch; or CUDA_VISIBLE_DEVICES=0 for one GPU",
+            )
 
     def get_train_dataloader(self) -> Any:
         """The Trainer's own loader, over samples that carry their ids."""
@@ -179,10 +202,15 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         packs = self._given is not None or are_packs(dataset)
         self.train_dataset = dataset if packs else tagged(self.stream)
         self.data_collator = CollateAround(collator, self._loss.rows)
+        self._sampled = dataset
         try:
             return super().get_train_dataloader()
         finally:
-            self.train_dataset, self.data_collator = dataset, collator
+            self.train_dataset, self.data_collator, self._sampled = dataset, collator, None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """The Trainer's own, made from the dataset itself: it may look at its columns."""
+        return super()._get_train_sampler(train_dataset if self._sampled is None else self._sampled)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """What the next optimizer step trains on; its weight begins."""
@@ -249,8 +277,9 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if SAMPLE_ID not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, SAMPLE_ID]
+        others = [name for name in self._signature_columns if name != SAMPLE_ID]
+        # Of an evaluation set the model would get it.
+        self._signature_columns = others if self._sampled is None else [*others, SAMPLE_ID]
 
     def _look_at_all_losses(self, model: Any, window: list[Any]) -> None:
         """Let the strategy see all losses of the batch before its parts are run."""

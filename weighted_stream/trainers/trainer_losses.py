@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
 
 from weighted_stream.errors import LossError, WindowError
 from weighted_stream.trainers.chunked_head import ChunkedHead
+from weighted_stream.trainers.outputs import IGNORED
 from weighted_stream.trainers.parts import each
 from weighted_stream.trainers.tagged import Micro
 from weighted_stream.trainers.token_losses import Tokens, check_alone, fused_tokens, logit_tokens, targets
@@ -81,6 +83,7 @@ class LogitLoss(TrainerLoss):
         self._micro: Micro | None = None
         self._labels: Any = None
         self._head: ChunkedHead | None = None
+        self._headed: Callable[[], Any] = lambda: None
 
     def refused(self) -> dict[str, bool]:
         """See `TrainerLoss.refused`."""
@@ -90,6 +93,7 @@ class LogitLoss(TrainerLoss):
     def compute(self, compute: Callable[[Any, Any], Any], model: Any, inputs: Any, micro: Micro) -> Any:
         """See `TrainerLoss.compute`."""
         self._micro = micro
+        inputs = self._decoding(inputs)
         try:
             with self._chunks(model, inputs, micro):
                 return compute(model, inputs)
@@ -98,6 +102,7 @@ class LogitLoss(TrainerLoss):
 
     def look(self, compute: Callable[[Any, Any], Any], model: Any, inputs: Any, micro: Micro) -> Tensor:
         """See `TrainerLoss.look`."""
+        inputs = self._decoding(inputs)
         with self._chunks(model, inputs, micro):
             labels = inputs.pop("labels", None)
             outputs = model(**inputs)
@@ -132,13 +137,39 @@ class LogitLoss(TrainerLoss):
         if self._chunk_size is None:
             yield
             return
-        if self._head is None:
+        if self._head is None or self._headed() is not self._trainer.model:  # held weakly, as it may be replaced
             inside = self._trainer.accelerator.unwrap_model(self._trainer.model)
-            self._head = ChunkedHead(inside, self._chunk_size)
+            self._head, self._headed = ChunkedHead(inside, self._chunk_size), ref(self._trainer.model)
         labels, owners = targets(inputs.get("labels"), micro, self._trainer._shifts())
         bare = {name: value for name, value in inputs.items() if name not in ("labels", "shift_labels")}
         with self._head.instead(lambda: model(**bare), labels, owners):
             yield
+
+    def _decoding(self, inputs: Any) -> Any:
+        """With the decoder's input, which a model makes from its labels: it is called without them.
+
+        Raises:
+            LossError: if nobody can make it.
+        """
+        config = getattr(self._trainer.model, "config", None)
+        given = "decoder_input_ids" in inputs or "decoder_inputs_embeds" in inputs
+        if given or inputs.get("labels") is None or not getattr(config, "is_encoder_decoder", False):
+            return inputs
+        labels = inputs["labels"]
+        inside = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        inside = inside.get_base_model() if hasattr(inside, "get_base_model") else inside
+        if hasattr(inside, "prepare_decoder_input_ids_from_labels"):
+            return {**inputs, "decoder_input_ids": inside.prepare_decoder_input_ids_from_labels(labels=labels)}
+        start, padding = getattr(config, "decoder_start_token_id", None), getattr(config, "pad_token_id", None)
+        if start is None or padding is None:
+            raise LossError(
+                "The decoder's input cannot be made from the labels.",
+                found=f"decoder_start_token_id={start}, pad_token_id={padding} in the model's config",
+                expected="both, or decoder_input_ids in the batch",
+                do="set them, or DataCollatorForSeq2Seq(tokenizer, model=model)",
+            )
+        begun = torch.cat([labels.new_full((len(labels), 1), start), labels[:, :-1]], 1)
+        return {**inputs, "decoder_input_ids": begun.masked_fill(begun == IGNORED, padding)}
 
     def _own(self, outputs: Any, batch: Any, micro: Micro) -> Tensor:
         assert self._losses is not None
