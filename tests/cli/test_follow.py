@@ -195,6 +195,18 @@ def test_looks_at_a_store(tmp_path: Path) -> None:
     followed.close()
 
 
+def test_figures_that_grow_have_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose lock is not shown here: on some file systems, in other containers."""
+    monkeypatch.setattr("weighted_stream.figures.following.has_writer", lambda header: False)
+    with WeightStore(tmp_path / "store") as store:
+        followed = FollowedStore(tmp_path / "store")
+        assert "Nobody writes this store now." in followed.look().notes
+        store.update([1], loss=[2.0], weight=[1.0], step=0)
+        assert "Nobody writes this store now." not in followed.look().notes
+        assert "Nobody writes this store now." in followed.look().notes
+        followed.close()
+
+
 def test_without_a_journal(tmp_path: Path) -> None:
     with WeightStore(tmp_path / "store", journal=False) as store:
         followed = FollowedStore(tmp_path / "store")

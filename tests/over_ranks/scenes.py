@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from weighted_stream import (
     WeightedStream,
     WeightStore,
 )
+from weighted_stream.ranks.group import timeout
 
 SAMPLES = 40
 
@@ -270,3 +272,11 @@ def weigh_the_same(rank: int, folder: str) -> None:
         found = [one for one in said if "All ranks weigh the same samples" in str(one.message)]
         assert len(found) == (not shared), [str(one.message) for one in said]
         stream.close()
+
+
+def wait_as_long(rank: int, folder: str) -> None:
+    """As the trainer's own group does, and half an hour at least."""
+    for given, expected in ((2.0, 2.0), (0.1, 0.5)):
+        group = torch.distributed.new_group(timeout=timedelta(hours=given))
+        assert timeout(group) == timedelta(hours=expected)
+    assert timeout(None) == timedelta(minutes=30)

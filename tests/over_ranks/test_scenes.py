@@ -165,3 +165,7 @@ def test_ranks_that_go_back_keep_nothing_of_what_came_after(tmp_path: Path) -> N
 
 def test_samples_that_nobody_shares_out_are_said(tmp_path: Path) -> None:
     run_ranks(scenes.weigh_the_same, 2, tmp_path, str(tmp_path))
+
+
+def test_ranks_wait_as_long_as_the_trainer_lets_them(tmp_path: Path) -> None:
+    run_ranks(scenes.wait_as_long, 2, tmp_path, str(tmp_path))

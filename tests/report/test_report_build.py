@@ -15,6 +15,7 @@ from report_runs import a_run, texts, train, write_shards
 from weighted_stream import SourceError, StoreError, StoreMismatchError, Uniform, WeightedStream, WeightStore
 from weighted_stream.report.build import Options, build
 from weighted_stream.report.page import page
+from weighted_stream.report.texts import Texts
 
 
 def answers(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -195,6 +196,30 @@ def test_other_data_and_other_fields(tmp_path: Path) -> None:
             build(tmp_path / "one", options=options)
     with pytest.raises(StoreMismatchError, match="size 50 instead of 40"):
         build(tmp_path / "one", tmp_path / "other")
+
+
+def test_ids_of_a_function_are_no_rows(tmp_path: Path) -> None:
+    rows = [{"text": f"text {number}", "number": 39 - number} for number in range(40)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with WeightedStream(rows, Uniform(), store=tmp_path / "one", id_fn=lambda row: row["number"]) as stream:
+        for _, weight in stream.loader(batch_size=10):
+            weight.resolve(torch.rand(10))
+    with pytest.raises(SourceError, match="come from a function") as caught:
+        build(tmp_path / "one", options=Options(data=tmp_path / "data.jsonl"))
+    assert "--id COLUMN" in str(caught.value)
+    value = build(tmp_path / "one", options=Options(data=tmp_path / "data.jsonl", id="number"))
+    assert "text 39" in json.dumps(value)
+
+
+def test_other_data_of_more_rows_than_are_looked_at(tmp_path: Path) -> None:
+    for name, count in (("data", 60), ("more", 61), ("less", 59)):
+        rows = [json.dumps({"text": f"text {number}"}) + "\n" for number in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    data = {name: Texts(tmp_path / f"{name}.jsonl", "torch-map", size=60) for name in ("data", "more", "less")}
+    assert len(data["data"].read(np.arange(10), 20).texts) == 10
+    for name, found in (("more", "61 rows"), ("less", "59 rows")):
+        with pytest.raises(SourceError, match=found):
+            data[name].read(np.arange(10), 20)
 
 
 def test_a_shortened_journal(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ class FollowedStore:
         self._forget()
         self._shards: ShardTable | None = None
         self._writes: bool | None = None
+        self._visits: float | None = None
 
     def look(self) -> Sight:
         """What it is like now."""
@@ -139,7 +140,10 @@ class FollowedStore:
                 sight.shards = _largest(table.numbers(self._ids), self._weights, table.names)
         elif stats["visits"] and ended is None:
             sight.notes.append("No journal: steps, trend and shares are not known.")
-        if self._writes is False and ended is None:
+        # Not every file system, or container, shows who has the lock: figures that grow say that somebody writes.
+        grown = self._visits is not None and stats["visits"] > self._visits
+        self._visits = stats["visits"]
+        if self._writes is False and ended is None and not grown:
             sight.notes.append("Nobody writes this store now.")
         return sight
 

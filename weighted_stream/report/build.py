@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weighted_stream._version import __version__
-from weighted_stream.errors import StoreMismatchError
+from weighted_stream.errors import SourceError, StoreMismatchError
 from weighted_stream.report.charts import charts
 from weighted_stream.report.comparison import Comparison, compare, described, drawn
 from weighted_stream.report.findings import findings
@@ -151,6 +151,13 @@ def _texts(run: Run, options: Options) -> Texts:
     kind = None if run.fingerprint is None else str(run.fingerprint.get("kind", ""))
     column = _BY_COLUMN.search(name)
     assert options.data is not None
+    if options.id is None and name.endswith(" by id_fn"):
+        raise SourceError(
+            "The ids of this run come from a function, so nobody can tell which sample of the data is which.",
+            found="a stream that was made with id_fn= a function",
+            expected="the column of the data that has those ids",
+            do="name it: --id COLUMN; or leave --data out, and the report shows ids without texts",
+        )
     size = None if run.fingerprint is None else run.fingerprint.get("size")
     return Texts(options.data, kind, options.id or (column.group(1) if column else None), options.text, size)
 

@@ -165,7 +165,8 @@ class Texts:
                 if count <= limit or number in left:
                     yield number, row, None
                 left.discard(number)
-                if count > limit and not left:
+                if count > limit and not left and (column is not None or self._size is None or count > self._size):
+                    self._counted = count
                     return
         self._counted = count
 
