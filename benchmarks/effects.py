@@ -123,15 +123,15 @@ def measure(
                     failed[key[0]] = repr(error)
                 else:
                     print(line(results[key]), flush=True)
-                if key[2] == options.seeds - 1 and whole():
-                    keep(whole())
+                if key[2] == options.seeds - 1 and (rows := whole()):
+                    keep(rows)
 
         def whole() -> list[dict[str, Any]]:
             """The rows of which all seeds have run."""
             runs = {n: [results.get((n, factors[n], seed)) for seed in range(options.seeds)] for n in names}
             if None in runs["uniform"]:
                 return []
-            return [figures(n, factors[n], runs[n], runs["uniform"]) for n in names if None not in runs[n]]  # type: ignore[arg-type]
+            return [figures(n, factors[n], runs[n], runs["uniform"]) for n in names if None not in runs[n]]
 
         factors = dict.fromkeys(names, options.rates[0])
         own = [name for name in names if ROWS[name].matched is None]
@@ -141,6 +141,7 @@ def measure(
             own = [name for name in own if name not in failed]
             factors |= {name: best(name, options.rates, seeds, results) for name in own}
         make([(name, factors[name], seed) for name in own for seed in range(options.seeds)])
+        matched = []
         for name in names:
             other = ROWS[name].matched
             if other in failed:
@@ -148,7 +149,8 @@ def measure(
             elif other is not None:
                 runs = [results[other, factors[other], seed] for seed in range(options.seeds)]
                 factors[name] = factors[other] * statistics.mean(one["mean weight"] for one in runs)
-                make([(name, factors[name], seed) for seed in range(options.seeds)])
+                matched.append(name)
+        make([(name, factors[name], seed) for name in matched for seed in range(options.seeds)])
     if "uniform" in failed:
         raise SystemExit(f"effects: the uniform runs failed, against which all are held: {failed['uniform']}")
     return whole()

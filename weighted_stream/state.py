@@ -75,7 +75,7 @@ def copied(value: Tensor | None) -> Tensor | None:
 
 
 def like_state(what: str, value: Any, dims: int) -> Tensor:
-    """A tensor from a state, copied.
+    """A tensor from a state, copied to the host, wherever ``torch.load`` has put it.
 
     Raises:
         StateError: if it is none of so many dimensions.
@@ -88,4 +88,4 @@ def like_state(what: str, value: Any, dims: int) -> Tensor:
             expected=f"a tensor of {dims} dimensions",
             do="load a state that was saved whole",
         )
-    return value.detach().clone()
+    return value.detach().to("cpu", copy=True)

@@ -264,7 +264,7 @@ def weigh_the_same(rank: int, folder: str) -> None:
     """Nobody shares the samples out, or somebody does."""
     for shared in False, True:
         stream = WeightedStream(numbers(), LinUpper(), store=f"{folder}/store{shared}")
-        more = {"sampler": torch.utils.data.DistributedSampler(numbers())} if shared else {"shuffle": True}  # type: ignore[arg-type]
+        more = {"sampler": torch.utils.data.DistributedSampler(numbers())} if shared else {"shuffle": True}
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             for batch, weight in stream.loader(batch_size=5, **more):

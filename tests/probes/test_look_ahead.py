@@ -329,7 +329,7 @@ def test_a_difference_in_16_bits_is_refused(place: str) -> None:
     autocast = torch.autocast("cpu", torch.bfloat16)
     losses = autocast(image_losses) if place == "loss_fn" else image_losses
     if place == "forward":  # as accelerate does
-        model.forward = autocast(model.forward)  # type: ignore[method-assign]
+        model.forward = autocast(model.forward)
     batch, target = rows(SIZE, 1, torch.float32), [rows(4, 2, torch.float32)]
     with pytest.raises(StrategyError, match="drowns in the rounding of 16 bits"):
         LookAhead(model, target, eta=0.1, loss_fn=losses).effect(batch, weights())

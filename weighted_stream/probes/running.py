@@ -103,7 +103,7 @@ def aside(model: nn.Module) -> Iterator[None]:
             model.eval()
             yield
     finally:
-        torch.clear_autocast_cache()  # see `leave_no_casts`
+        torch.clear_autocast_cache()  # see `forwards_only`
         _on_the_side.reset(token)
         for module, training in flags:
             module.training = training
@@ -112,24 +112,26 @@ def aside(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def leave_no_casts() -> Iterator[None]:
-    """Around forwards without gradients that may run inside an autocast of the training.
+def forwards_only() -> Iterator[None]:
+    """Forwards in the midst of training that it must not notice: no gradients, and torch's random states as they were.
 
-    Autocast keeps the casts of parameters until its outermost block ends: those made without a graph would be used in
-    the training forward, too, and leave the parameters without gradients.
+    Nor casts: autocast keeps those of parameters until its outermost block ends, and made without a graph here, they
+    would be used in the training forward, too, and leave the parameters without gradients.
 
     Example:
         >>> layer = nn.Linear(2, 2)
         >>> with torch.autocast("cpu", torch.bfloat16):
-        ...     with torch.no_grad(), leave_no_casts():
+        ...     with forwards_only():
         ...         _ = layer(torch.ones(1, 2))
         ...     layer(torch.ones(1, 2)).sum().backward()
         >>> layer.weight.grad
         tensor([[1., 1.],
                 [1., 1.]])
     """
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
-        yield
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            yield
     finally:
         torch.clear_autocast_cache()
 

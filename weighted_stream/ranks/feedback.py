@@ -154,10 +154,12 @@ class RankedFeedback(Feedback):
 
     def _warn_of_the_same(self, packets: list[Packet]) -> None:
         """Where nobody shares the samples out: said at the first batch that several ranks have weighed."""
-        shares = [np.sort(packet.ids) for packet in packets if packet.kind is Kind.FEEDBACK and len(packet.ids) > 1]
-        if self._compared or len(shares) < 2:
+        if self._compared:
             return
-        self._compared = True
+        shares = [np.sort(packet.ids) for packet in packets if packet.kind is Kind.FEEDBACK and len(packet.ids) > 1]
+        self._compared = len(shares) > 1
+        if not self._compared:
+            return
         if all(np.array_equal(shares[0], other) for other in shares[1:]):
             warnings.warn(
                 "All ranks weigh the same samples: each loader draws from the whole dataset, in the same order. Give "

@@ -51,6 +51,7 @@ class Product(Strategy):
         self.keeps_samples = any(factor.keeps_samples for factor in factors)
         self.local = any(factor.local for factor in factors)
         self.together = any(factor.together for factor in factors)
+        self._in_turn = sorted(self.factors, key=lambda factor: not factor.together)
         plans = [factor.scoring for factor in factors if factor.scoring is not None]
         if any(plan != plans[0] for plan in plans):
             raise StrategyError(
@@ -63,8 +64,7 @@ class Product(Strategy):
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32."""
-        first = sorted(self.factors, key=lambda factor: not factor.together)
-        weights = reduce(mul, (factor.weights(signals) for factor in first))
+        weights = reduce(mul, (factor.weights(signals) for factor in self._in_turn))
         return mean_one(weights, signals) if self.joint else weights
 
     def observe(self, signals: Signals) -> None:

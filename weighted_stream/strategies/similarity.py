@@ -193,7 +193,7 @@ class Similarity(Strategy):
 
     def _reference(self) -> tuple[Tensor, Scalar] | None:
         """The running window as it is now, and its temperature."""
-        latest = self._latest.values(torch.device("cpu"))  # where scores are; a state may come from elsewhere
+        latest = self._latest.values()
         if latest is None:
             return None
         tau = self._temperature(latest)

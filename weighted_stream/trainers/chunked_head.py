@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from weighted_stream.errors import LossError
 from weighted_stream.losses import chunked_cross_entropy
-from weighted_stream.probes.running import leave_no_casts
+from weighted_stream.probes.running import forwards_only
 from weighted_stream.trainers.outputs import IGNORED, shifted
 from weighted_stream.trainers.token_losses import Tokens, check_alone, summed
 
@@ -114,8 +114,7 @@ class ChunkedHead:
             asked.append(hidden)
             return powers.to(hidden.device).expand(*hidden.shape[:-1], 4).clone()
 
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.no_grad(), leave_no_casts(), torch.random.fork_rng(devices), self._replaced(known):
+        with forwards_only(), self._replaced(known):
             outputs = call()
         given = outputs.get("logits") if isinstance(outputs, dict) else getattr(outputs, "logits", None)
         if len(asked) != 1 or not isinstance(given, Tensor) or given.shape[-1] != 4:

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from weighted_stream.errors import LossError, SourceError, StateError, WindowError, missing_extra
 from weighted_stream.figures.batch_figures import BatchFigures
+from weighted_stream.probes.running import forwards_only
 from weighted_stream.state import check_keys
 from weighted_stream.stream import WeightedStream
 from weighted_stream.trainers.chunked_head import ChunkedModel
@@ -300,8 +301,7 @@ class ComposerWeights(Algorithm):
             return
         model = _inside(state.model)
         found = []
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with forwards_only():
             for part in self._spec.split_batch(self._batch, size):
                 part = self._spec.microbatch_transforms(state.device.batch_to_device(part))
                 with get_precision_context(state.precision, state.precision_config):

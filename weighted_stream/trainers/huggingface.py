@@ -16,7 +16,7 @@ from torch import Tensor
 from weighted_stream.collate import SAMPLE_ID
 from weighted_stream.errors import LossError, SourceError, StrategyError, missing_extra
 from weighted_stream.figures.batch_figures import BatchFigures
-from weighted_stream.probes.running import leave_no_casts
+from weighted_stream.probes.running import forwards_only
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.stream import WeightedStream
@@ -141,6 +141,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         self._parts: Parts | None = None
         self._window: list[Any] = []
         self._looked_at: Callable[[], Any] = lambda: None
+        self._inside: Callable[[], Any] = lambda: None
         self._shifted = False
         super().__init__(*args, **kwargs)
         self._loss = LOSSES.get(kind_of(self), LogitLoss)(self, losses, chunk_size)
@@ -285,22 +286,32 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         """Let the strategy see all losses of the batch before its parts are run."""
         assert self._parts is not None
         found = []
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.no_grad(), leave_no_casts(), torch.random.fork_rng(devices), self.compute_loss_context_manager():
+        with forwards_only(), self.compute_loss_context_manager():
             for batch in window:
                 inputs, micro = taken(self._prepare_inputs(batch))
                 found.append(self._loss.look(super().compute_loss, model, inputs, micro))
         self._parts.weight.resolve(torch.cat(found))
 
     def _shifts(self) -> bool:
-        """Whether position ``t`` of the logits predicts label ``t + 1``. Unwrapping takes a while: once for a model."""
-        if self._looked_at() is not self.model:  # held weakly: who replaces a model wants its memory
-            self._looked_at, self._shifted = ref(self.model), self._predicts_next()
+        """Whether position ``t`` of the logits predicts label ``t + 1``."""
+        self._look()
         return self._shifted
 
-    def _predicts_next(self) -> bool:
+    def _bare(self) -> Any:
+        """The model inside wrappers and adapters."""
+        self._look()
+        return self._inside()
+
+    def _look(self) -> None:
+        """Unwrapping takes a while: once for a model."""
+        if self._looked_at() is self.model:
+            return
         model = self.accelerator.unwrap_model(self.model)
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        # Held weakly: who replaces a model wants its memory.
+        self._looked_at, self._inside, self._shifted = ref(self.model), ref(model), self._predicts_next(model)
+
+    def _predicts_next(self, model: Any) -> bool:
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
             return False
         if type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():

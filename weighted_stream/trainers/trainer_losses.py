@@ -156,8 +156,7 @@ class LogitLoss(TrainerLoss):
         if given or inputs.get("labels") is None or not getattr(config, "is_encoder_decoder", False):
             return inputs
         labels = inputs["labels"]
-        inside = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        inside = inside.get_base_model() if hasattr(inside, "get_base_model") else inside
+        inside = self._trainer._bare()
         if hasattr(inside, "prepare_decoder_input_ids_from_labels"):
             return {**inputs, "decoder_input_ids": inside.prepare_decoder_input_ids_from_labels(labels=labels)}
         start, padding = getattr(config, "decoder_start_token_id", None), getattr(config, "pad_token_id", None)
