@@ -37,6 +37,7 @@ NAMES = [
     "Product",
     "Quadratic",
     "RanksError",
+    "Resampled",
     "RhoLoss",
     "SampleIdError",
     "ScoringError",

@@ -46,7 +46,7 @@ class Chooser:
         """
         feedback = self._feedback
         step = feedback.begin_step(ids)
-        candidates = Candidates(ids, batch, count, step, feedback.store.get)
+        candidates = Candidates(ids, batch, count, step, feedback.store.get, lambda: feedback.store.groups)
         choice = check_choice(feedback.strategy.choose(candidates), len(ids), feedback.strategy)
         part = batch if len(choice.places) == len(ids) else cut(batch, choice.places, len(ids))
         chosen = Batch(ids[choice.places], choice.weights)

@@ -27,6 +27,7 @@ class Candidates:
         count: how many to choose, 1 <= count <= n.
         step: how many batches this stream has handed over before this one.
         records: looks ids up in the store, see `WeightStore.get`.
+        group_names: tells the names of the groups, see `Signals`.
 
     Example:
         >>> from weighted_stream import WeightStore
@@ -40,6 +41,7 @@ class Candidates:
     count: int
     step: int
     records: Callable[[NDArray[np.int64]], Records]
+    group_names: Callable[[], Sequence[str]] = tuple
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -57,6 +57,7 @@ STRATEGIES: dict[str, Callable[[Any], Any]] = {
     "InfoBatch, prune=True": lambda net: ws.InfoBatch(prune=True),
     "Kakurenbo": lambda net: ws.Kakurenbo(epochs=3),
     "RhoLoss": lambda net: ws.RhoLoss(net, network(), each_loss, budget=0.5),
+    "Resampled(Similarity)": lambda net: ws.Resampled(Similarity(), budget=0.5),
     "FilterThenWeight": lambda net: ws.FilterThenWeight(net, None, TARGET, 0.5, loss_fn=each_loss, precondition="none"),
     "Greats": lambda net: ws.Greats(net, TARGET, loss_fn=each_loss, eta=0.1),
     "DataWeightingModel": lambda net: ws.DataWeightingModel(

@@ -19,6 +19,7 @@ from weighted_stream.strategies.online_data_mixing import OnlineDataMixing
 from weighted_stream.strategies.product import Product
 from weighted_stream.strategies.quadratic import Quadratic
 from weighted_stream.strategies.registry import make_strategy, strategy_names
+from weighted_stream.strategies.resampled import Resampled
 from weighted_stream.strategies.rho_loss import RhoLoss
 from weighted_stream.strategies.selecting import Selecting
 from weighted_stream.strategies.shuffled import Shuffled
@@ -44,6 +45,7 @@ __all__ = [
     "OnlineDataMixing",
     "Product",
     "Quadratic",
+    "Resampled",
     "RhoLoss",
     "Selecting",
     "Shuffled",

@@ -134,7 +134,7 @@ class Strategy(ABC):
         return Product(self, other) if isinstance(other, Strategy) else NotImplemented
 
     def __repr__(self) -> str:
-        traits = ("joint", "bound", "constant", "remembers", "scoring", "keeps_samples", "local")
+        traits = ("joint", "bound", "constant", "remembers", "scoring", "keeps_samples", "local", "together")
         options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k[0] != "_" and k not in traits)
         return f"{type(self).__name__}({options})"
 
