@@ -614,3 +614,33 @@ def test_a_state_goes_through_pickle() -> None:
     next(iter(train(stream, 1, batch_size=8)))
     again.load_state_dict(pickle.loads(pickle.dumps(stream.state_dict())))
     assert_same_store(stream, again)
+
+
+class Fails(Dataset[dict[str, int]]):
+    """It cannot be read at times."""
+
+    broken = False
+
+    def __len__(self) -> int:
+        return SIZE
+
+    def __getitem__(self, index: int) -> dict[str, int]:
+        if self.broken:
+            raise OSError("not yet")
+        return {"marker": index}
+
+
+def test_an_epoch_that_has_given_nothing_comes_whole() -> None:
+    data = Fails()
+    stream = WeightedStream(data, Uniform())
+    loader = stream.loader(batch_size=11)
+    assert len(list(loader)) == 4
+    data.broken = True
+    with pytest.raises(OSError, match="not yet"):
+        next(iter(loader))
+    state = saved(stream.state_dict())
+    assert (state["position"], state["next_epoch"]) == (None, 1)
+    again = WeightedStream(Fails(), Uniform())
+    again.load_state_dict(state)
+    assert len(list(again.loader(batch_size=11))) == 4
+    assert again.epoch == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch
 from weighted_stream import (
     Clip,
     Frozen,
+    InfoBatch,
     LinUpper,
     LossError,
     SampleIdError,
     Shuffled,
     Signals,
+    Similarity,
     StoreError,
     Strategy,
     StrategyError,
@@ -549,3 +552,60 @@ def test_ids_for_a_check_may_be_a_list_or_wrong() -> None:
     weight.resolve(torch.tensor(LOSSES), ids=[0, 1, 2, 3])
     with pytest.raises(SampleIdError):
         weight.resolve(torch.tensor(LOSSES), ids="abcd")
+
+
+@pytest.mark.parametrize("make", [Similarity, lambda: Shuffled(Frozen()), lambda: Similarity() * Frozen()])
+def test_a_part_asked_before_the_losses_is_a_part_of_the_whole(make: Callable[[], Strategy]) -> None:
+    stream, weight = one_batch(make(), size=8)
+    stream.store.update(range(8), similarity=np.linspace(0, 1, 8), weight=np.linspace(0.5, 1.5, 8))
+    parts = [part.tensor() for part in weight.split(3)]
+    assert torch.cat(parts).tolist() == weight.tensor().tolist()
+    assert weight[[5]].tensor().tolist() == [weight.tensor()[5].item()]
+    assert weight.resolve(torch.rand(8)).tolist() == torch.cat(parts).tolist()
+
+
+def test_a_part_that_needs_losses_has_none_yet() -> None:
+    _, weight = one_batch(LinUpper())
+    with pytest.raises(LossError, match="no losses yet"):
+        weight[:2].tensor()
+
+
+def test_what_info_batch_says_before_the_losses_holds() -> None:
+    stream = WeightedStream(list(range(64)), InfoBatch(epochs=10))
+    for _, weight in stream.loader(batch_size=32):
+        weight.resolve(torch.rand(32))
+    batches = list(stream.loader(batch_size=32))
+    said = [weight.tensor() for _, weight in batches]
+    assert {0.0, 2.0} <= set(torch.cat(said).tolist())
+    for (_, weight), before in zip(batches, said, strict=True):
+        assert weight.resolve(torch.rand(32)).tolist() == before.tolist()
+
+
+def test_losses_weighed_in_another_order_and_then_by_their_ids() -> None:
+    stream = WeightedStream(list(range(8)), Frozen())
+    stream.store.update(range(8), weight=np.linspace(0.5, 1.5, 8))
+    ((_, weight),) = stream.loader(batch_size=8)
+    part = weight[[3, 1, 7, 0, 2, 6, 5, 4]]
+    losses = torch.rand(8)
+    first = part.resolve(losses)
+    again = stream.weight(part.ids).resolve(losses)
+    assert first.tolist() == again.tolist() == stream.store.get(part.ids)["weight"].tolist()
+    assert weight.tensor().tolist() == stream.store.get(range(8))["weight"].tolist()
+    assert stream.store.get(range(8))["visits"].tolist() == [1] * 8
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, Clip, Shuffled])
+def test_a_warm_up_is_no_constancy(wrap: Callable[[Strategy], Strategy]) -> None:
+    stream = WeightedStream(list(range(4)), wrap(LinUpper(warmup_steps=210)))
+    for step in range(260):
+        for _, weight in stream.loader(batch_size=4):
+            (torch.tensor(LOSSES) if step >= 210 else torch.tensor([1.0, 1.001, 1.0, 1.0])) * weight
+
+
+@pytest.mark.parametrize("make", [Frozen, lambda: Clip(Frozen()), lambda: Shuffled(Frozen())])
+def test_frozen_weights_that_were_never_made_are_reported(make: Callable[[], Strategy]) -> None:
+    with pytest.warns(RuntimeWarning, match="have not varied in 200 batches"):
+        train(WeightedStream(list(range(4)), make()))
+    stream = WeightedStream(list(range(4)), make())
+    stream.store.update(range(4), weight=[0.5, 1.0, 1.5, 1.0])
+    train(stream)  # warnings are errors: silent

@@ -29,11 +29,12 @@ from weighted_stream.position import Position
 from weighted_stream.signals import Signals
 from weighted_stream.state import check_keys, with_tensors
 from weighted_stream.strategies.base import Strategy
+from weighted_stream.strategies.parts import parts
 
 Floats: TypeAlias = NDArray[np.float32]
 
-CONSTANT_AFTER = 200
-"""Batches after which weights that never varied are reported."""
+CONSTANT_AFTER, EQUAL = 200, 1e-3
+"""Batches after which weights that never varied are reported, and the variation below which they count as equal."""
 
 _live: WeakValueDictionary[str, Feedback] = WeakValueDictionary()
 
@@ -63,6 +64,9 @@ class Feedback:
         self._threads = RLock()
         self._pid = os.getpid()
         self._said: set[str] = set()
+        self._lowest, self._highest = math.inf, 0.0  # of the strategy's weights so far
+        self._looks_at = CONSTANT_AFTER + max(getattr(part, "warmup_steps", 0) for part in parts(strategy))
+        self._remedy = next((part.remedy for part in parts(strategy) if part.remedy), "")
         _live[self.token] = self
 
     def resolve(
@@ -80,9 +84,9 @@ class Feedback:
             check_ids(ids, mine)
         with self._threads:
             if self._latest is not None:
-                batch = self._latest.recognise(losses, batch, mine)
+                batch, positions = self._latest.recognise(losses, batch, positions, mine)
             weights, finite = self._resolve(batch, positions, mine, losses)
-            self._latest = Latest(losses, batch, mine)
+            self._latest = Latest(losses, batch, positions, mine)
             if self.onlookers and batch.counted:
                 for onlooker in self.onlookers:
                     onlooker.over(self.store)
@@ -94,7 +98,11 @@ class Feedback:
         with self._threads:
             self._catch_up()
             kept = batch.kept(positions)
-            return self._decide(batch, self._signals(batch, positions, None))[0] if kept is None else kept
+            if kept is not None:
+                return kept
+            if positions is None or not self.strategy.joint or batch.chosen is not None:
+                return self._decide(batch, self._signals(batch, positions, None))[0]
+            return self._decide(batch, self._signals(batch, None, None))[0][torch.from_numpy(positions)]
 
     def begin_epoch(self, epoch: int) -> None:
         """A ``for`` over a loader begins."""
@@ -238,6 +246,7 @@ class Feedback:
         low, high = np.minimum.reduce(host), np.maximum.reduce(host)  # NaN if one is
         if not (low >= 0.0 and math.isfinite(high)):
             raise self._no_weights(f"weights from {low} to {high}", "finite weights of 0 or more")
+        self._lowest, self._highest = min(self._lowest, float(low)), max(self._highest, float(high))
         bound = self.strategy.bound
         if bound is not None and high > bound:
             self._warn(
@@ -288,12 +297,18 @@ class Feedback:
         """Let the strategy learn from feedback; the signals are those of the finite losses."""
         if len(signals):
             self.strategy.observe(signals)
-        if signals.step == CONSTANT_AFTER and not self.strategy.constant and self.store.stats()["weight_cv"] < 1e-3:
+        if signals.step == self._looks_at and not self.strategy.constant and self._are_equal():
             self._warn(
                 "constant",
-                f"The weights of {self.strategy!r} have not varied in {CONSTANT_AFTER} batches: this is uniform "
-                f"training, at another learning rate if they are not 1. {self.strategy.remedy}".rstrip(),
+                f"The weights of {self.strategy!r} have not varied in {self._looks_at} batches: this is uniform "
+                f"training, at another learning rate if they are not 1. {self._remedy}".rstrip(),
             )
+
+    def _are_equal(self) -> bool:
+        """Whether the weights so far are all but one."""
+        if self.strategy.remembers:
+            return self.store.stats()["weight_cv"] < EQUAL
+        return self._highest - self._lowest < EQUAL * self._highest  # the store has others
 
     def _warn(self, key: str, text: str) -> None:
         if key not in self._said:

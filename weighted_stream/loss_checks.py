@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from weighted_stream.batch import Batch, as_ids
+from weighted_stream.batch import Batch, Positions, as_ids
 from weighted_stream.errors import LossError
 
 _HINTS = {
@@ -42,25 +42,28 @@ def check_ids(ids: Any, expected: NDArray[np.int64]) -> None:
 class Latest:
     """The losses that were weighed last, and whose: to notice when the same tensor is weighed again."""
 
-    __slots__ = ("_batch", "_ids", "_losses", "_version")
+    __slots__ = ("_batch", "_ids", "_losses", "_positions", "_version")
 
-    def __init__(self, losses: Tensor, batch: Batch, ids: NDArray[np.int64]) -> None:
+    def __init__(self, losses: Tensor, batch: Batch, positions: Positions, ids: NDArray[np.int64]) -> None:
         self._losses, self._version = ref(losses), _version(losses)
-        self._batch, self._ids = batch, ids
+        self._batch, self._positions, self._ids = batch, positions, ids
 
-    def recognise(self, losses: Tensor, batch: Batch, ids: NDArray[np.int64]) -> Batch:
-        """The batch that these losses were counted under, if they were; else ``batch``.
+    def recognise(
+        self, losses: Tensor, batch: Batch, positions: Positions, ids: NDArray[np.int64]
+    ) -> tuple[Batch, Positions]:
+        """The batch that these losses were counted under, if they were, and their places in it; else what is given.
 
         Raises:
             LossError: if they were weighed as another batch's.
         """
         if self._losses() is not losses or self._batch is batch or _version(losses) != self._version:
-            return batch
+            return batch, positions
         if not np.array_equal(self._ids, ids):
             raise _another(
                 "These very losses were already weighed as another batch's.", "losses of ids", self._ids, ids
             )
-        return self._batch if len(self._batch.ids) == len(batch.ids) == len(ids) else batch
+        whole = len(self._batch.ids) == len(batch.ids) == len(ids)
+        return (self._batch, self._positions) if whole else (batch, positions)
 
 
 def _version(losses: Tensor) -> int:

@@ -23,13 +23,16 @@ def take(feedback: Feedback, dataset: Fingerprint, next_epoch: int, position: Po
     """The state of a stream, see `WeightedStream.state_dict`."""
     strategy = feedback.strategy
     feedback.settle()
+    reached = None if position is None else position.state_dict(feedback.places())
+    if position is not None and reached is None:
+        next_epoch = position.epoch  # it was begun, and has given nothing: it comes whole
     return {
         "version": VERSION,
         "dataset": dataset.to_json(),
         "strategy": {"name": type(strategy).__name__, "options": repr(strategy), "learned": strategy.state_dict()},
         "step": feedback.step,
         "next_epoch": next_epoch,
-        "position": None if position is None else position.state_dict(feedback.places()),
+        "position": reached,
         "store": feedback.stored(),
     }
 

@@ -86,6 +86,9 @@ class Weight:
     def tensor(self) -> Tensor:
         """The weights without new losses: those last resolved, else what the strategy can say from the store alone.
 
+        On several ranks, what it says before the losses are there is relative to this rank's batch; those of the
+        product are relative to the batch of all ranks.
+
         Returns:
             (B,) float32; on the host if not resolved yet.
 

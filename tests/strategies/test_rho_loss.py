@@ -144,6 +144,15 @@ def test_a_sample_without_a_stored_reference() -> None:
         RhoLoss(model, store, squares).choose(candidates(data(), 4))
 
 
+def test_a_stored_reference_that_was_not_finite_comes_last() -> None:
+    model, _ = models()
+    store = WeightStore()
+    store.update(np.arange(7, 47), loss=np.where(np.arange(40) < 20, np.nan, 1.0))
+    choice = RhoLoss(model, store, squares).choose(candidates(data(), 4))
+    assert len(choice.places) == 4
+    assert choice.places.min() >= 20
+
+
 @pytest.mark.parametrize("bad", [lambda *_: torch.tensor(1.0), lambda *_: torch.ones(39), lambda *_: [1.0] * 40])
 def test_losses_that_are_none(bad: Any) -> None:
     model, small = models()

@@ -25,7 +25,8 @@ class Greats(GradientSelecting):
     published; for their geometry, and for weights, see `FilterThenWeight`.
 
     Ours: the target set as a whole, kept for ``refresh_every`` choices (published: a batch of validation data drawn
-    anew for each step); ``eta=None``; candidates whose gradient is not finite are chosen last, with weight 0.
+    anew for each step); ``eta=None``; candidates whose gradient is not finite are chosen last, with weight 0, and the
+    others weigh for them.
 
     Cost and memory are those of `FilterThenWeight`.
 

@@ -106,7 +106,8 @@ class InfoBatch(Strategy):
         if self.prune:
             raise not_chosen(repr(self))
         losses = signals.first_known("last_loss")
-        return torch.from_numpy(self._weigh(signals.ids, losses, signals.step)).to(signals.device)
+        step = signals.scratch.setdefault(InfoBatch, signals.step)  # what it said before the feedback holds
+        return torch.from_numpy(self._weigh(signals.ids, losses, step)).to(signals.device)
 
     def choose(self, candidates: Candidates) -> Choice:
         """With ``prune=True``: the candidates that have a weight."""

@@ -62,19 +62,20 @@ class Losses:
             return torch.cat([self._checked(part, k, "loss_fn") for part, k in zip(losses, lengths, strict=True)])
 
     def of_reference(self, reference: Reference, ids: NDArray[np.int64], batch: Any) -> Tensor:
-        """The reference's losses of the samples of a batch, detached.
+        """The reference's losses of the samples of a batch, detached; NaN where a store knows of none but broken ones.
 
         Raises:
             LossError: if it does not give one loss per sample.
-            StrategyError: if a store lacks the loss of one of them.
+            StrategyError: if a store has never seen one of them.
         """
         if isinstance(reference, nn.Module):
             return self.of_model(reference, batch, len(ids))
         if callable(reference):
             with torch.no_grad():
                 return self._checked(reference(batch), len(ids), "reference")
-        known = np.asarray(reference.get(ids)["last_loss"], np.float32)
-        missing = ids[np.isnan(known)]
+        records = reference.get(ids)
+        known = np.asarray(records["last_loss"], np.float32)
+        missing = ids[np.isnan(known) & (np.asarray(records.get("nonfinite", 0)) == 0)]
         if len(missing):
             raise StrategyError(
                 f"{self._method} finds no reference loss of some samples in the store.",
