@@ -101,7 +101,7 @@ with WeightStore() as plain:
     [(10_000, "no store: "), (500_000, "no store: Cannot grow"), (1_100_000, "no update: Cannot write the journal")],
 )
 def test_files_may_not_grow(limit: int, says: str, tmp_path: Path) -> None:
-    """ulimit -f: the same as a quota."""
+    """ulimit -f: a file may not become longer. (A quota on blocks shows itself elsewhere.)"""
     done = script(LIMITED, tmp_path / "store", limit)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(says), done.stdout

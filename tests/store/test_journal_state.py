@@ -205,3 +205,34 @@ def test_the_journal_can_be_switched_off_but_not_behind_its_back(tmp_path: Path)
     for wrong in (0, -5, 1000, 1e9, None):
         with pytest.raises(StoreError, match="journal_bytes"):
             WeightStore(tmp_path / "new", journal_bytes=wrong)  # type: ignore[arg-type]
+
+
+def test_states_from_before_other_records_came(tmp_path: Path) -> None:
+    """A state is of the records it was taken of, also where no entry of the journal tells them apart."""
+    with WeightStore() as other:
+        other.update([3], loss=[2.0])
+        records = other.state_dict()
+    with WeightStore(tmp_path / "loaded") as store:
+        empty = store.state_dict()
+        store.load_state_dict(records)
+        after = store.state_dict()
+        store.update([3], loss=[9.0])
+        with pytest.raises(StoreMismatchError, match="another past"):
+            store.load_state_dict(empty)
+        store.load_state_dict(after)
+        assert store.get([3])["loss"] == [2.0]
+    with WeightStore(tmp_path / "loaded") as store:
+        store.load_state_dict(after)
+        assert (len(store), store.get([3])["loss"]) == (1, [2.0])
+
+    with WeightStore(tmp_path / "off") as store:
+        empty = store.state_dict()
+    with WeightStore(tmp_path / "off", journal=False) as store:
+        store.update([3], loss=[2.0])
+    with WeightStore(tmp_path / "off") as store:
+        with pytest.raises(StoreMismatchError, match="another past"):
+            store.load_state_dict(empty)
+        state = store.state_dict()
+        store.update([4], loss=[1.0])
+        store.load_state_dict(state)
+        assert (len(store), store.get([3])["loss"]) == (1, [2.0])

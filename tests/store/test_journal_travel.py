@@ -6,6 +6,7 @@ import multiprocessing
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,11 @@ from test_journal_state import POOL, contents, step
 from weighted_stream import WeightStore
 from weighted_stream.errors import StoreError
 from weighted_stream.sample_ids import HASHED
+from weighted_stream.store import journal_travel
+from weighted_stream.store.journal_base import Base
 from weighted_stream.store.journal_entry import MOST_ROWS
+from weighted_stream.store.regions import Regions
+from weighted_stream.store.scratch import Scratch
 
 SMALL = 1 << 20
 
@@ -239,3 +244,58 @@ def test_readers_of_a_journal_that_is_written_and_compacted(tmp_path: Path) -> N
                 store.compact()
             time.sleep(0.002)
         assert reader.exitcode == 0
+
+
+def test_entries_that_went_away_while_they_were_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a store whose writer lets entries go into its base between the base's copy and the reading of the journal."""
+    with WeightStore(tmp_path, journal_bytes=1 << 20) as store:
+        for step in range(200):
+            store.update(np.arange(step * 100, step * 100 + 100), loss=np.full(100, float(step)), step=step)
+        original, done = journal_travel._base_of, []
+
+        def copied(place: Any) -> Any:
+            result = original(place)
+            if not done:
+                done.append(store.compact())
+                store.update([0], loss=[7.0], step=200)
+            return result
+
+        monkeypatch.setattr(journal_travel, "_base_of", copied)
+        with WeightStore.at_step(tmp_path, 200) as then:
+            assert done
+            assert then.get(np.arange(20_000))["visits"].tolist() == [2, *[1] * 19_999]
+            assert then.get([0])["last_loss"] == [7.0]
+
+
+def test_a_base_that_grew_while_it_was_copied(tmp_path: Path) -> None:
+    with WeightStore(tmp_path) as store:
+        store.update([1], loss=[1.0], step=0)
+        store.compact()
+        base = Base(tmp_path / "journal" / "base", write=False)
+        high = 1 << 20
+        store.update([high, 2**50], loss=[2.0, 3.0], step=1)
+        store.compact()
+        copied = Regions(Scratch(), write=True, new=True)
+        base.copy_to(copied)
+        assert copied.header.tally.samples == 3
+        assert sorted(i for part in copied.touched() for i in part.tolist()) == [1, high, 2**50]
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_store_without_a_journal_has_no_past(tmp_path: Path, removed: bool) -> None:
+    with WeightStore(tmp_path, journal=removed) as store:
+        store.update([1], loss=[1.0], step=0)
+    if removed:
+        for file in (tmp_path / "journal").iterdir():
+            file.unlink()
+    with pytest.raises(StoreError, match="This store has no journal"):
+        WeightStore.at_step(tmp_path, 5)
+    with (
+        WeightStore(tmp_path, mode="r") as store,
+        pytest.raises(StoreError, match="This store has no journal"),
+    ):
+        store.history()
+    with pytest.raises(StoreError, match="cannot be made again"):
+        WeightStore.rebuild(tmp_path)
+    with WeightStore(tmp_path, mode="r") as store:
+        assert store.get([1])["loss"] == [1.0]

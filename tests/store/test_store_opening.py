@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import mmap
 import os
 import struct
 from pathlib import Path
@@ -15,6 +17,8 @@ from weighted_stream.errors import StoreError, StoreMismatchError
 from weighted_stream.sample_ids import DENSE_LIMIT, HASHED
 from weighted_stream.sources.base import Fingerprint
 from weighted_stream.store import WeightStore
+from weighted_stream.store.dense import DenseRegion
+from weighted_stream.store.file import StoreFile
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -322,3 +326,40 @@ def test_a_huge_fingerprint_is_not_printed_whole(path: Path) -> None:
 def test_a_temporary_store_knows_its_dataset() -> None:
     with WeightStore(fingerprint=FIRST) as store, pytest.raises(StoreMismatchError):
         store.bind(Fingerprint("mds", "another"))
+
+
+def test_what_cannot_be_mapped_is_not_asked_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with WeightStore(tmp_path) as store:
+        store.update([1], loss=[2.0])
+        original = StoreFile.map
+
+        def limited(file: StoreFile, size: int) -> mmap.mmap:
+            if size > 1 << 30:
+                raise StoreError("Cannot map it.", found="ulimit -v", expected="address space", do="lift the limit")
+            return original(file, size)
+
+        monkeypatch.setattr(StoreFile, "map", limited)
+        with pytest.raises(StoreError, match="Cannot map it"):
+            store.update([1 << 30], loss=[1.0])
+        with WeightStore(tmp_path, mode="r") as reader:
+            assert reader.get([1])["loss"] == [2.0]
+        store.update([2], loss=[3.0])
+    with WeightStore(tmp_path) as store:
+        assert (len(store), store.get([2])["loss"]) == (2, [3.0])
+
+
+def test_a_disk_that_fails_when_it_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = WeightStore(tmp_path)
+    store.update([1], loss=[2.0])
+    with monkeypatch.context() as broken:
+        broken.setattr(DenseRegion, "flush", raises(OSError(errno.EDQUOT, "Disk quota exceeded")))
+        with pytest.raises(StoreError, match=r"cannot be put on its disk(.|\n)*Disk quota exceeded"):
+            store.flush()
+    store.close()
+
+
+def raises(error: Exception) -> Any:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail

@@ -309,3 +309,24 @@ def test_threads_share_a_store() -> None:
             list(pool.map(work, range(4)))
         assert store.get([5, *(HASHED + k for k in range(4))])["visits"].tolist() == [400, 100, 100, 100, 100]
         assert store.stats()["visits"] == 800
+
+
+def test_a_fork_of_a_temporary_store_reads_on_after_its_table_has_grown() -> None:
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    with WeightStore() as store:
+        store.update([1, HASHED], loss=[1.0, 2.0])
+
+        def read() -> None:
+            there.recv()
+            there.send([store.get([1, HASHED])["loss"].tolist(), len(list(store.ids()))])
+
+        child = context.Process(target=read)
+        child.start()
+        store.update(HASHED + np.arange(20_000), loss=np.ones(20_000, np.float32))
+        here.send("grown")
+        assert here.poll(20)
+        losses, _ = here.recv()
+        child.join(20)
+    assert losses == [1.0, 2.0]
+    assert child.exitcode == 0

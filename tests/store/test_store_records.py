@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -276,3 +277,26 @@ def test_weights_that_are_all_zero_or_all_equal(store: WeightStore) -> None:
     store.update(np.arange(4096), weight=np.full(4096, 0.7))
     assert store.stats()["ess"] == pytest.approx(1.0)
     assert store.stats()["weight_cv"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", [0, None, b"code", ("code",)])
+def test_a_group_is_known_by_a_string(tmp_path: Path, name: Any) -> None:
+    with WeightStore(tmp_path) as store:
+        with pytest.raises(StoreError, match="A group is known by its name"):
+            store.set_groups([1, 2], ["text", name])
+        store.set_groups([1], ["text"])
+    with WeightStore(tmp_path) as store:
+        assert store.groups == ("text",)
+
+
+def test_the_last_of_repeated_groups_counts(store: WeightStore) -> None:
+    store.set_groups([3, 4], ["a", "b"])
+    store.set_groups([3, 4, 3, 4], ["b", "b", "a", "a"])
+    assert store.get([3, 4])["group"].tolist() == [0, 0]
+
+
+def test_weights_that_nobody_gave_are_not_in_the_figures(store: WeightStore) -> None:
+    store.record([1, 2, 3], [1.0, 1.0, 1.0], [0.5, np.nan, 1.5], step=0)
+    stats = store.stats()
+    assert (stats["window"], stats["weight_mean"], stats["weight_q95"]) == (2.0, 1.0, 1.5)
+    assert stats["ess"] == pytest.approx(0.8)

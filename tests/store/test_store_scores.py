@@ -100,3 +100,15 @@ def test_only_an_open_writer_binds(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(StoreError, match="closed"):
         writer.bind_scores(MINE)
+
+
+def test_scores_that_come_with_a_state_are_whose_the_state_says() -> None:
+    with WeightStore() as unknown, WeightStore() as nothing, WeightStore() as store:
+        unknown.update([1], similarity=[0.5])
+        store.bind_scores(MINE)
+        store.load_state_dict(nothing.state_dict())
+        store.update([1], similarity=[0.5])
+        store.check_scores(MINE)  # no scores came: those to come are still mine
+        store.load_state_dict(unknown.state_dict())
+        with pytest.raises(StoreMismatchError, match="nobody knows whose"):
+            store.check_scores(MINE)

@@ -33,10 +33,9 @@ class DenseRegion:
         if create:
             self._file.grow(_SMALLEST * RECORD_BYTES)
             header.capacity = _SMALLEST
-        self._map()
+        self._map(header.capacity)
 
-    def _map(self) -> None:
-        capacity = self._header.capacity
+    def _map(self, capacity: int) -> None:
         self._mapped = self._file.map(capacity * RECORD_BYTES)
         self.records: Records = np.frombuffer(self._mapped, RECORD)
         # Last: a thread that reads looks at the capacity first.
@@ -44,16 +43,16 @@ class DenseRegion:
 
     def follow(self) -> None:
         """See what the writer, in another process, has grown."""
-        if self._header.capacity != self.capacity:
-            self._map()
+        if (capacity := self._header.capacity) != self.capacity:
+            self._map(capacity)
 
     def reserve(self, count: int) -> None:
         """Make room for ids below ``count``; it costs nothing until they are touched."""
         if count > self.capacity:
             capacity = _rounded(count)
             self._file.grow(capacity * RECORD_BYTES)
-            self._header.capacity = capacity
-            self._map()
+            self._map(capacity)
+            self._header.capacity = capacity  # last: what cannot be mapped here shall not be asked of readers
 
     def make_room(self, highest: int) -> None:
         """Make room for ids up to ``highest``."""

@@ -36,7 +36,7 @@ class Groups:
         """The numbers of groups; names that are new get the next ones, and are written to the manifest.
 
         Raises:
-            StoreError: if there are more than `MOST_GROUPS`.
+            StoreError: if there are more than `MOST_GROUPS`, or one is no string.
         """
         if not self._numbers.keys() >= set(names):
             self._add(name for name in dict.fromkeys(names) if name not in self._numbers)
@@ -44,6 +44,14 @@ class Groups:
 
     def _add(self, new: Iterable[str]) -> None:
         names = (*self.names, *new)
+        wrong = [name for name in names if not isinstance(name, str)]
+        if wrong:
+            raise StoreError(
+                "A group is known by its name.",
+                found=f"{wrong[0]!r}, of type {type(wrong[0]).__name__}",
+                expected="a string",
+                do="pass str(group); group_fn may return numbers, the stream makes names of them",
+            )
         if len(names) > MOST_GROUPS:
             raise StoreError(
                 "There are too many groups.",

@@ -61,9 +61,13 @@ class HashedRegion:
     def follow(self, *, write: bool = False) -> None:
         """See what the writer, in another process, has grown.
 
+        That of a temporary store has no name: a fork goes on with the table that it came with.
+
         Raises:
             StoreError: if the table that the header names is lost or cut short.
         """
+        if self._place.path is None and not write:
+            return
         while (generation := self._header.generation) != self.generation:
             try:
                 file = self._place.open(table_name(generation), write=write)

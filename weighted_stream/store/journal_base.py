@@ -95,6 +95,7 @@ class Base:
         """
         clear(target)
         if self._regions is not None:
+            self._regions.follow()  # another process may have grown it since it was opened
             copy(self._regions, target)
 
     def flush(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from secrets import randbits
 
 from weighted_stream.errors import StoreError
 from weighted_stream.store import manifest
@@ -39,6 +40,7 @@ def open_journal(place: Folder, regions: Regions, limit: int) -> Journal:
         regions.mend()
         if header.mark != (0, 0) or header.tally.samples:
             folder.mkdir(exist_ok=True)
+            header.mark = unseen_mark(header.mark[0])
             base.take(regions)
     files = JournalFiles(folder, manifest.identity(place), base.mark, limit, cutting=cutting)
     position = base.mark[0]
@@ -54,6 +56,16 @@ def open_journal(place: Folder, regions: Regions, limit: int) -> Journal:
         manifest.put_rebuilding(place, begun=False)
     regions.journal = journal
     return journal
+
+
+def unseen_mark(position: int) -> tuple[int, int]:
+    """The mark of records that no journal tells of: with a chain by chance, so that no state from before goes with it.
+
+    Example:
+        >>> unseen_mark(3)[0], unseen_mark(3) != unseen_mark(3)
+        (3, True)
+    """
+    return position, randbits(32) | 1
 
 
 def check_base(

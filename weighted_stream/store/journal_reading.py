@@ -40,7 +40,7 @@ def read_lines(folder: Path, first: int = 1) -> Iterator[tuple[Segment, Line]]:
         segment = Segment(folder, begin)
         for position in range(begin, begin + segment.count()):
             line = segment.line(position)
-            if line is None or not (before is None or _follows(before, line)):
+            if line is None or not (before is None or goes_on(before.mark, line)):
                 raise damaged(segment.path, position)
             before = line
             if position >= first:
@@ -60,6 +60,16 @@ def read_entries(folder: Path, first: int = 1) -> Iterator[Entry]:
         yield entry
 
 
+def has_entries(folder: Path) -> bool:
+    """Whether there is a journal: entries, or what they went into."""
+    return bool(firsts(folder)) or (folder / "base").exists()
+
+
+def goes_on(mark: tuple[int, int], line: Line) -> bool:
+    """Whether an entry comes right after the one of this position and chain."""
+    return line.position == mark[0] + 1 and line.follows(mark[1])
+
+
 def history(folder: Path) -> Iterator[Any]:
     """All entries as Arrow record batches of the schema `HISTORY`.
 
@@ -67,10 +77,6 @@ def history(folder: Path) -> Iterator[Any]:
         StoreError: if one is damaged, or was removed while it was read.
     """
     return map(_batch, read_entries(folder))
-
-
-def _follows(before: Line, line: Line) -> bool:
-    return line.position == before.position + 1 and line.follows(before.chain)
 
 
 def _batch(entry: Entry) -> Any:

@@ -13,10 +13,11 @@ from weighted_stream.store.journal import redo
 from weighted_stream.store.journal_base import Base
 from weighted_stream.store.journal_entry import Entry
 from weighted_stream.store.journal_opening import check_base, open_journal
-from weighted_stream.store.journal_reading import read_entries, read_lines
-from weighted_stream.store.opening import begun_anew, lock
+from weighted_stream.store.journal_reading import goes_on, has_entries, read_entries, read_lines
+from weighted_stream.store.opening import begun_anew, lock, open_regions
 from weighted_stream.store.place import JOURNAL
 from weighted_stream.store.record import Ids
+from weighted_stream.store.refusals import no_journal
 from weighted_stream.store.regions import Regions
 from weighted_stream.store.scratch import Scratch
 
@@ -30,31 +31,19 @@ def as_of(path: Path, step: int) -> tuple[Scratch, Regions]:
     """A temporary copy of the records as they were right after the last feedback of a step or of one before it.
 
     Raises:
-        StoreError: if the journal does not reach back so far, or is damaged.
+        StoreError: if there is no journal, it does not reach back so far, or is damaged.
     """
     place = Folder(path, create=False)
+    if not has_entries(path / JOURNAL) and open_regions(place, write=False).header.tally.samples:
+        raise no_journal()
     for _ in range(_PATIENCE):
         copied = _base_of(place)
         if copied is None:
             continue
         scratch, regions = copied
         scratch.write_manifest(place.read_manifest())
-        base = regions.header.mark[0]
-        cut = base
-        for _, line in read_lines(path / JOURNAL, base + 1):
-            if line.has("step") and line.first_step <= step:
-                cut = line.position
-        if cut == base and base:
-            raise _compacted(path, step, base)
-        for entry in read_entries(path / JOURNAL, base + 1):
-            if entry.line.position > cut:
-                break
-            if entry.line.position < cut:
-                redo(regions, entry)
-            else:
-                rows = _rows_until(entry, step)
-                regions.redo(entry.ids[rows], entry.change.pick(rows), entry.line.mark)
-        return scratch, regions
+        if _bring_to(regions, path, step):
+            return scratch, regions
     raise StoreError(
         f"The journal of the store in {path} is being compacted.",
         found=f"{_PATIENCE} changes of its base while it was copied",
@@ -63,11 +52,43 @@ def as_of(path: Path, step: int) -> tuple[Scratch, Regions]:
     )
 
 
+def _bring_to(regions: Regions, path: Path, step: int) -> bool:
+    """Let the entries up to a step go into a copy of the base; whether they go on from there, all of them.
+
+    The writer may have let some go into its base meanwhile, and dropped them.
+    """
+    folder, base = path / JOURNAL, regions.header.mark
+    mark, cut = base, base[0]
+    for _, line in read_lines(folder, base[0] + 1):
+        if not goes_on(mark, line):
+            return False
+        mark = line.mark
+        if line.has("step") and line.first_step <= step:
+            cut = line.position
+    if cut == base[0]:
+        if base[0]:
+            raise _compacted(path, step, base[0])
+        return Base(folder / "base", write=False).mark == base
+    mark = base
+    for entry in read_entries(folder, base[0] + 1):
+        if entry.line.position > cut:
+            break
+        if not goes_on(mark, entry.line):
+            return False
+        mark = entry.line.mark
+        if entry.line.position < cut:
+            redo(regions, entry)
+        else:
+            rows = _rows_until(entry, step)
+            regions.redo(entry.ids[rows], entry.change.pick(rows), entry.line.mark)
+    return mark[0] == cut
+
+
 def _base_of(place: Folder) -> tuple[Scratch, Regions] | None:
     base = Base(place.path / JOURNAL / "base", write=False)
+    before = base.state
     scratch = Scratch()
     regions = Regions(scratch, write=True, new=True)
-    before = base.state
     base.copy_to(regions)
     return (scratch, regions) if base.state == before and not before[1] & 1 else None
 
@@ -86,11 +107,11 @@ def rebuild(path: Path) -> None:
         StoreError: if the store is open elsewhere, has no journal, or the journal is damaged.
     """
     place = Folder(path, create=False)
-    if not (path / JOURNAL).is_dir():
+    if not has_entries(path / JOURNAL):
         raise StoreError(
             f"The store in {path} cannot be made again.",
             found="no journal",
-            expected=f"the directory {JOURNAL} that a store with journal=True has",
+            expected=f"the files in {JOURNAL} that a store with journal=True has",
             do="restore it from a copy, or begin a new store",
         )
     _check_all(path / JOURNAL)

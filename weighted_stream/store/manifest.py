@@ -76,9 +76,9 @@ def scores(place: Place) -> Any:
 
 
 def put_scores(place: Place, scores: Any) -> None:
-    """Remember whose the scores are, as `scores` returned it."""
-    if scores is not None:
-        place.write_manifest({**_read(place), "scores": scores})
+    """Remember whose the scores are, as `scores` returned it; None: nobody knows."""
+    rest = {name: value for name, value in _read(place).items() if name != "scores"}
+    place.write_manifest(rest if scores is None else {**rest, "scores": scores})
 
 
 def groups(place: Place) -> tuple[str, ...]:

@@ -88,6 +88,16 @@ def no_journal() -> StoreError:
     )
 
 
+def not_on_disk(error: OSError) -> StoreError:
+    """The system has what was written, and cannot put it on the disk."""
+    return StoreError(
+        "What the store holds cannot be put on its disk.",
+        found=error.strerror or str(error),
+        expected="a disk with room, that can be reached",
+        do="free some space, then flush() again",
+    )
+
+
 def names(found: int, expected: int) -> StoreError:
     """Groups cannot be told from these names."""
     return StoreError(

@@ -113,7 +113,7 @@ class Regions:
             StoreError: if the disk is full, or the file system cannot hold an id as high.
         """
         if self._credit < ids.size:
-            self._look_at_disk(ids)
+            self.make_sure_of_room(ids)
         self._credit -= ids.size
         if self.header.begin():
             self.mend()
@@ -129,16 +129,21 @@ class Regions:
         """Make a change that the journal has at ``mark``."""
         self.header.begin()
         if ids.size:
-            self._look_at_disk(ids)
+            self.make_sure_of_room(ids)
         self._change(self._locate(ids, _highest(ids), distinct=False), change, distinct=False, mark=mark)
 
     def place(self, ids: Ids, records: Records) -> None:
         """Put whole records in place, as they are: no counter changes, and the journal is not told."""
         if not ids.size:
             return
-        self._look_at_disk(ids)
+        self.make_sure_of_room(ids)
         for region, slots, rows in self._locate(ids, _highest(ids), distinct=False):
             region.records[slots] = records if rows is None else records[rows]
+
+    def make_sure_of_room(self, ids: Ids) -> None:
+        """Refuse to write to a full disk: a mapped page that finds no room there would kill the process."""
+        left = self.header.file.room(self._most_bytes(ids))
+        self._credit = ids.size + left // (4 * _BYTES_PER_ID)
 
     def _locate(self, ids: Ids, highest: int, *, distinct: bool) -> list[_Part]:
         """Where the records of some ids are; there is room for all of them then."""
@@ -197,11 +202,6 @@ class Regions:
         tallies = (count(words_of(self.read(ids, int(ids.max())))) for ids in self.touched())
         self.header.tally = total(tallies)
         self.header.claimed = self.hashed.count_keys()
-
-    def _look_at_disk(self, ids: Ids) -> None:
-        """Refuse to write to a full disk: a mapped page that finds no room there would kill the process."""
-        left = self.header.file.room(self._most_bytes(ids))
-        self._credit = ids.size + left // (4 * _BYTES_PER_ID)
 
     def _most_bytes(self, ids: Ids) -> int:
         """What the records of these ids can take at most."""

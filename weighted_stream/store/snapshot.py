@@ -51,6 +51,7 @@ def put(regions: Regions, state: Mapping[str, Any]) -> None:
         raise no_state(f"{type(error).__name__}: {error}") from error
     if not right:
         raise no_state("arrays that do not go together")
+    regions.make_sure_of_room(ids)  # before anything goes
     header = regions.header
     header.begin()
     clear(regions)

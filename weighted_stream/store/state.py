@@ -8,6 +8,7 @@ from typing import Any
 from weighted_stream.errors import StoreError, StoreMismatchError
 from weighted_stream.store import manifest, snapshot
 from weighted_stream.store.journal import Journal
+from weighted_stream.store.journal_opening import unseen_mark
 from weighted_stream.store.place import Place
 from weighted_stream.store.refusals import no_state
 from weighted_stream.store.regions import Regions
@@ -42,13 +43,15 @@ def to_journal(place: Place, regions: Regions, journal: Journal, state: Mapping[
         StoreError: for a position that is not there any more.
     """
     if _kind(state) == "records":
-        if journal.mark != (0, 0):
+        if journal.mark[0]:
             raise _other_kind("all records of a store without a journal", "a position in the journal of this store")
         groups = _groups(state)
         snapshot.put(regions, state)
-        manifest.put_scores(place, state.get("scores"))
+        _put_scores(place, regions, state.get("scores"))
         manifest.put_groups(place, groups)
+        regions.header.mark = mark = unseen_mark(0)
         journal.base.take(regions)
+        journal.files.chain = mark[1]
         return
     journal.roll_back(check_position(place, journal, state))
 
@@ -103,8 +106,14 @@ def to_records(place: Place, regions: Regions, state: Mapping[str, Any]) -> None
     groups = _groups(state)
     regions.mend()
     snapshot.put(regions, state)
-    manifest.put_scores(place, state.get("scores"))
+    _put_scores(place, regions, state.get("scores"))
     manifest.put_groups(place, groups)
+
+
+def _put_scores(place: Place, regions: Regions, scores: Any) -> None:
+    """Remember whose the scores are that came with a state; if none came, those to come are whose they were."""
+    if scores is not None or regions.header.tally.scored:
+        manifest.put_scores(place, scores)
 
 
 def _groups(state: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ def summary(tally: Tally, losses: Floats, weights: Floats) -> dict[str, float]:
         (2.0, 0.5, 2.0)
     """
     stats = {name: float(count) for name, count in tally._asdict().items()}
+    weights = weights[~np.isnan(weights)]  # that of a sample nobody weighed
     stats["window"] = float(weights.size)
     stats["ess"], stats["weight_mean"], stats["weight_cv"] = moments(weights)
     stats.update(spread("weight", weights))

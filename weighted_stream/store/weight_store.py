@@ -22,7 +22,7 @@ from weighted_stream.store.folder import Folder
 from weighted_stream.store.groups import Groups
 from weighted_stream.store.journal import Journal
 from weighted_stream.store.journal_opening import check_limit, open_journal, refuse_journal
-from weighted_stream.store.journal_reading import history
+from weighted_stream.store.journal_reading import has_entries, history
 from weighted_stream.store.journal_travel import as_of, rebuild
 from weighted_stream.store.later import Later
 from weighted_stream.store.manifest import Fingerprint, Identity
@@ -53,7 +53,8 @@ class WeightStore:
 
     Args:
         path: a directory for the store alone, made if there is none. None (default): a temporary store, which
-            disappears with this object or its process, and which only this process and its forks can read.
+            disappears with this object or its process, and which only this process and its forks can read (these
+            see no more of ids from 2**38 on once their table has grown).
         fingerprint: the dataset the ids belong to (``source.fingerprint()``). A store remembers the first one
             it is given, refuses another one, and adds new shards of the same one. None (default): no check.
         mode: ``"a"`` (default) reads and writes, ``"r"`` only reads, while another process may write.
@@ -140,7 +141,8 @@ class WeightStore:
             StoreMismatchError: if it holds another dataset.
         """
         self._check_open()
-        manifest.bind(self._place, fingerprint, write=self._writes())
+        with self._threads:
+            manifest.bind(self._place, fingerprint, write=self._writes())
 
     def bind_scores(self, identity: Identity) -> None:
         """Check that scores of ``identity`` may be written here beside those there are, and remember whose they are.
@@ -165,7 +167,8 @@ class WeightStore:
             ...
         """
         self._check_writes()
-        manifest.bind_scores(self._place, identity, scored=self._regions.header.tally.scored)
+        with self._threads:
+            manifest.bind_scores(self._place, identity, scored=self._regions.header.tally.scored)
 
     def check_scores(self, identity: Identity) -> None:
         """The same check, of an identity that may lack its centroid, and nothing is remembered.
@@ -292,8 +295,8 @@ class WeightStore:
 
         Raises:
             SampleIdError: if an id is no integer in [0, 2**63).
-            StoreError: if there are not as many names as ids, the store would have more than 4,096 groups, is closed,
-                or was opened for reading.
+            StoreError: if there are not as many names as ids, one is no string, the store would have more than 4,096
+                groups, is closed, or was opened for reading.
 
         Example:
             >>> with WeightStore() as store:
@@ -313,6 +316,7 @@ class WeightStore:
         # Groups are never held back, so nothing has to be written before they are looked up.
         news = groups_of(self._regions.read(ids, highest)) != numbers
         if np.count_nonzero(news):
+            news = np.isin(ids, ids[news])  # of an id that comes several times all, so that the last one counts
             self.update(ids[news], group=numbers[news])
 
     def reserve(self, count: int) -> None:
@@ -473,7 +477,7 @@ class WeightStore:
             StoreError: if the store has no journal, it is damaged, or is compacted meanwhile.
         """
         self._check_open()
-        if self.path is None:
+        if self.path is None or (self._regions.header.tally.samples and not has_entries(self.path / JOURNAL)):
             raise refusals.no_journal()
         return history(self.path / JOURNAL)
 
@@ -515,13 +519,22 @@ class WeightStore:
         rebuild(Path(path).absolute())
 
     def flush(self) -> None:
-        """Put everything on the disk, so that a power failure loses nothing of it."""
+        """Put everything on the disk, so that a power failure loses nothing of it.
+
+        Raises:
+            StoreError: if the store is closed or only reads; if the disk is full or fails.
+        """
         self._check_writes()
         self._behind.write()
-        with self._threads:
-            if self._journal is not None:
-                self._journal.flush()
-            self._regions.flush()
+        try:
+            with self._threads:
+                if self._journal is not None:
+                    self._journal.flush()
+                self._regions.flush()
+        except StoreError:
+            raise
+        except OSError as error:  # a network file system says only now that there was no room
+            raise refusals.not_on_disk(error) from error
 
     def close(self) -> None:
         """Flush and let go of the files; a temporary store is gone then. Closing twice is fine."""
