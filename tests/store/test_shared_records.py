@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from itertools import permutations
 from typing import Any
 
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 
 from weighted_stream import StoreError
 from weighted_stream.sample_ids import MAX_ID
-from weighted_stream.store.record import Change, Words, apply, fields, unusable
-from weighted_stream.store.shared_outbox import MOST_WAITING, Outbox
+from weighted_stream.store.record import Change, Ids, Words, apply, fields, unusable
+from weighted_stream.store.shared_outbox import MOST_REPEATS, MOST_WAITING, Outbox
 from weighted_stream.store.shared_records import (
     joined,
     packed_ids,
@@ -134,6 +135,59 @@ def test_an_outbox_is_bounded() -> None:
     assert len(box) == 10
 
 
+def test_an_outbox_keeps_what_comes_again_once() -> None:
+    box = outbox()
+    for turn in range(220):  # 2.2 million visits of 10,000 samples
+        box.add(np.random.default_rng(turn).permutation(10_000))
+        assert 10_000 <= len(box) <= MOST_REPEATS + 20_000
+    assert len(box._new) < 10
+    for number in range(2 * MOST_REPEATS + 10):
+        box.add(np.array([number % 7]))
+    assert len(box._new) <= MOST_REPEATS + 1
+    assert not box.many(10_001)
+    assert box.many(10_000)
+    assert box.take(20_000).tolist() == list(range(10_000))
+
+
+def test_an_outbox_is_not_empty_before_everything_has_landed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush that asks at any moment must hear of what is on its way."""
+    box, unique, lengths = outbox(), np.unique, []
+
+    def watched(ids: Any) -> Any:
+        lengths.append(len(box))
+        return unique(ids)
+
+    box.add(np.array([3, 4, 4]))
+    monkeypatch.setattr("weighted_stream.store.shared_outbox.np.unique", watched)
+    taken = box.take(10)
+    assert lengths == [3]
+    assert len(box) == 2
+    box.sent(b"0", taken)
+    box.put_back(taken)
+    box.landed()
+    assert len(box) == 2
+    box.take(10)
+    box.landed()
+    assert len(box) == 0
+
+
+def test_an_outbox_that_goes_through_everything_is_not_empty_meanwhile() -> None:
+    lengths = []
+
+    def everything() -> Iterator[Ids]:
+        lengths.append(len(box))
+        yield np.arange(10)
+        lengths.append(len(box))
+
+    box = Outbox(everything, lambda: 10)
+    box.add_all()
+    while box.take(100).size:
+        assert len(box) == 10
+        box.landed()
+    assert lengths == [10, 1]
+    assert len(box) == 0
+
+
 def test_an_outbox_after_a_loss() -> None:
     box = outbox()
     for number in range(5):
@@ -142,5 +196,6 @@ def test_an_outbox_after_a_loss() -> None:
     assert not box.go_on_after(b"9")
     assert box.go_on_after(b"2")
     assert box.take(10).tolist() == [3, 4, 100]
+    box.landed()
     assert box.go_on_after(b"2")
     assert len(box) == 0

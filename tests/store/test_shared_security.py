@@ -20,6 +20,8 @@ import pytest
 from shared_servers import SharedServer, free_port
 
 from weighted_stream import StoreError, WeightStore
+from weighted_stream.cli import main
+from weighted_stream.figures.following import Followed
 from weighted_stream.store import shared_server
 from weighted_stream.store.shared_address import PASSWORD, USERNAME, Address, is_address, parse_address
 from weighted_stream.store.shared_server import Server, Unreachable
@@ -73,6 +75,30 @@ def test_tls_and_password(closed_server: SharedServer, certificates: Path, tmp_p
         assert SECRET.encode() not in copy
     for file in (tmp_path / "local").rglob("*"):
         assert file.is_dir() or SECRET.encode() not in file.read_bytes()
+
+
+def test_inspect_is_told_whom_to_trust(
+    closed_server: SharedServer, certificates: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, ca = closed_server.url, str(certificates / "ca.pem")
+    with SharedStore(url, name="seen", ca_file=ca) as store:
+        store.update([3], loss=[1.0], step=0)
+    assert main(["inspect", url, "--name", "seen", "--store-ca", ca]) == 0
+    assert "visits: 1" in capsys.readouterr().out
+    assert main(["inspect", url, "--name", "seen"]) == 1
+    assert "cannot be used" in capsys.readouterr().err
+    looks = []
+
+    def once(followed: Followed, *_: Any, **__: Any) -> int:
+        looks.append(followed.look())
+        return 0
+
+    monkeypatch.setattr("weighted_stream.cli.inspect.follow", once)
+    assert main(["inspect", url, "--follow", "--name", "seen", "--store-ca", ca]) == 0
+    assert looks[0].stats["visits"] == 1.0
+    with pytest.raises(SystemExit, match="2"):
+        main(["inspect", "shards", "--store-ca", ca])
+    assert "--store-ca goes with the address of a shared store" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ca", ["other.pem", None])

@@ -31,6 +31,7 @@ def add_command(commands: Any) -> None:
     add = parser.add_argument
     add("path", metavar="PATH", help="folder of shards, of side files, or of a store; or redis://… of a shared one")
     add("--name", default="weights", help="of the shared store (default: weights)")
+    add("--store-ca", metavar="FILE", help="whom to trust with TLS, PEM (default: whom the system trusts)")
     add("--data", metavar="SHARDS", help="the shards a store or side files are about (default: those beside them)")
     add("--id", metavar="FIELD", help="the column that the stream is given as id_fn= (default: none is)")
     add("--text", default="text", metavar="FIELD", help="to show (default: text)")
@@ -45,6 +46,8 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command with its parsed arguments; its exit status."""
+    if arguments.store_ca is not None and not is_address(arguments.path):
+        arguments.usage_error("--store-ca goes with the address of a shared store: rediss://…")
     if arguments.follow:
         return _follow(arguments)
     if arguments.every is not None:
@@ -58,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         top=arguments.top,
         limit=arguments.limit,
         name=arguments.name,
+        ca_file=arguments.store_ca,
     )
     if arguments.json:
         print(json.dumps(as_json(found, arguments.text)))
@@ -86,7 +90,8 @@ def _follow(arguments: argparse.Namespace) -> int:
             arguments.usage_error(f"--{option} does not go with --follow, which shows no samples")
     followed: Followed
     if is_address(arguments.path):
-        title, followed = str(parse_address(arguments.path)), FollowedShared(arguments.path, arguments.name)
+        title = str(parse_address(arguments.path))
+        followed = FollowedShared(arguments.path, arguments.name, ca_file=arguments.store_ca)
     else:
         check_is_store(arguments.path)
         title, followed = arguments.path, FollowedStore(arguments.path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
+from contextlib import suppress
 
 import numpy as np
 
@@ -25,27 +27,31 @@ class FollowedShared:
     Args:
         url: of the server.
         name: of the shared store.
+        ca_file: whom to trust with TLS, PEM; None: whom the system trusts.
 
     Raises:
         StoreError: if the server cannot be reached or refuses.
         SourceError: if nothing is in it.
     """
 
-    def __init__(self, url: str, name: str) -> None:
-        self._store = SharedStore(url, name=name)
+    def __init__(self, url: str, name: str, *, ca_file: str | os.PathLike[str] | None = None) -> None:
+        self._store = SharedStore(url, name=name, ca_file=ca_file)
         self._rates = Rates()
         self._losses: deque[float] = deque(maxlen=MOST_STEPS)
         self._first = True
 
     def look(self) -> Sight:
         """What has come here by now; of the weights and losses those of the latest 4,096 samples, by step."""
-        notes = []
+        notes: list[str] = []
+        ended: str | None = None
         try:
             self._store.catch_up(_FIRST if self._first else _PATIENCE)
         except StoreError as error:
             if self._first:
                 raise
-            notes.append(f"The server cannot be reached: {error.found}. This is what was known before.")
+            notes.append(f"{error.problem.rstrip('.')}: {error.found}. This is what was known before.")
+            if self._store.ended is not None:
+                ended = "Nothing is shared any more: no more will come."
         counts = np.zeros(5, np.int64)
         latest = np.empty((3, 0))
         for _, fields in self._store.chunks():
@@ -68,7 +74,7 @@ class FollowedShared:
         weighed = ~np.isnan(weights)
         stats = summary(Tally(*counts.tolist()), losses, weights[weighed])
         last = int(steps.max()) + 1 if steps.size else None
-        sight = Sight(stats, last, notes=notes)
+        sight = Sight(stats, last, notes=notes, ended=ended)
         growing = {"samples": stats["visits"]} | ({} if last is None else {"steps": float(last)})
         sight.rates = self._rates.of(growing, time.monotonic())
         if losses.size:
@@ -79,4 +85,5 @@ class FollowedShared:
 
     def close(self) -> None:
         """Let go of the server."""
-        self._store.close()
+        with suppress(StoreError):  # there is nothing to be sent
+            self._store.close()

@@ -63,6 +63,7 @@ def inspect_path(
     top: int = 5,
     limit: int = 100_000,
     name: str = "weights",
+    ca_file: str | PathLike[str] | None = None,
 ) -> Inspection:
     """Look into a folder of shards, a folder of side files (or one of them), or a store.
 
@@ -76,6 +77,7 @@ def inspect_path(
         top: how many samples at each end.
         limit: of shards without scores, measure the length of the first so many samples.
         name: of the shared store.
+        ca_file: whom to trust with TLS, for an address ``rediss://…``; PEM. None: whom the system trusts.
 
     Raises:
         SourceError: if there is nothing of the kind, or shards cannot be read.
@@ -83,7 +85,8 @@ def inspect_path(
         StoreError: for a damaged store.
     """
     if is_address(path):
-        return _shared(str(path), name, data, id, by, top)
+        with SharedStore(str(path), name=name, ca_file=ca_file) as store:
+            return _shared(store, data, id, by, top)
     if is_s3(path):
         return _shards(path, id, text, top, limit)
     path = Path(path)
@@ -148,24 +151,23 @@ def _store(path: Path, data: str | PathLike[str] | None, id: str | None, by: str
 
 
 def _shared(
-    url: str, name: str, data: str | PathLike[str] | None, id: str | None, by: str | None, top: int
+    store: SharedStore, data: str | PathLike[str] | None, id: str | None, by: str | None, top: int
 ) -> Inspection:
-    with SharedStore(url, name=name) as store:
-        store.catch_up(_PATIENCE)
-        facts = {"samples": 0, "visits": 0, "scored": 0, "nonfinite": 0}
-        for _, fields in store.chunks():
-            facts["samples"] += fields["visits"].size
-            facts["visits"] += int(fields["visits"].sum())
-            facts["scored"] += int(np.count_nonzero(~np.isnan(fields["similarity"])))
-            facts["nonfinite"] += int(fields["nonfinite"].sum())
-        if not facts["samples"]:
-            raise SourceError(
-                f"There is no shared store {name!r} at {store.url}, or nothing is in it.",
-                found="no sample",
-                expected="what trainers or scorers have sent",
-                do="name another one with --name",
-            )
-        return _records(store, facts, data, id, by, top)
+    store.catch_up(_PATIENCE)
+    facts = {"samples": 0, "visits": 0, "scored": 0, "nonfinite": 0}
+    for _, fields in store.chunks():
+        facts["samples"] += fields["visits"].size
+        facts["visits"] += int(fields["visits"].sum())
+        facts["scored"] += int(np.count_nonzero(~np.isnan(fields["similarity"])))
+        facts["nonfinite"] += int(fields["nonfinite"].sum())
+    if not facts["samples"]:
+        raise SourceError(
+            f"There is no shared store {store.name!r} at {store.url}, or nothing is in it.",
+            found="no sample",
+            expected="what trainers or scorers have sent",
+            do="name another one with --name",
+        )
+    return _records(store, facts, data, id, by, top)
 
 
 def _records(

@@ -10,6 +10,7 @@ from weighted_stream.errors import StoreError, StoreMismatchError
 from weighted_stream.store import manifest
 from weighted_stream.store.file import StoreFile
 from weighted_stream.store.manifest import Fingerprint, Identity
+from weighted_stream.store.place import MANIFEST
 from weighted_stream.store.shared_server import Server
 
 LAYOUT = 1
@@ -34,7 +35,7 @@ class ServerManifest:
 
     def __init__(self, server: Server, key: str, name: str) -> None:
         self._server, self._key, self._name = server, key, name
-        self._raw = b""
+        self._raw: bytes | None = None
 
     def check(self) -> None:
         """Check that it is of this version, if there is one.
@@ -44,17 +45,7 @@ class ServerManifest:
             StoreError: if it is damaged.
             Unreachable: if the server cannot be asked.
         """
-        value = self.read_manifest()
-        if value is None:
-            return
-        self._patiently(lambda: manifest.check(self))
-        if value.get("shared") != LAYOUT:
-            raise StoreMismatchError(
-                "This shared store has another layout.",
-                found=f"version {value.get('shared')}, under the name {self._name!r}",
-                expected=f"version {LAYOUT}",
-                do="use the version of weighted-stream that made it, or another name=",
-            )
+        self._patiently(self._check)
 
     def bind(self, fingerprint: Fingerprint) -> None:
         """Check that the store may hold this dataset, and remember it.
@@ -80,14 +71,17 @@ class ServerManifest:
         def check() -> None:
             manifest.check_scores(self, identity, scored=self._scored())
 
-        if self.read_manifest() is not None:
-            self._patiently(check)
+        self._patiently(check)
 
-    def agree(self, scores: Any) -> Any:
+    def agree(self, scores: Any, *, write: bool = True) -> Any:
         """Whose the scores on the server are, after telling it whose ours are, where it does not know.
 
         Args:
             scores: whose ours are, as JSON values; None: we have none.
+            write: tell it. Who only looks leaves nothing behind.
+
+        Returns:
+            As JSON values; None if it still does not know.
 
         Raises:
             StoreMismatchError: if they cannot stand beside each other.
@@ -100,11 +94,13 @@ class ServerManifest:
             nonlocal known
             known = manifest.scores(self)
             if scores is not None and (known is None or (_who(known) != _who(scores) and not self._scored())):
-                manifest.put_scores(self, scores)
-                known = scores
+                known = None
+                if write:
+                    manifest.put_scores(self, scores)
+                    known = scores
 
-        self._patiently(agree, begin=True)
-        if scores is not None and _who(known) != _who(scores):
+        self._patiently(agree, begin=write)
+        if scores is not None and known is not None and _who(known) != _who(scores):
             raise StoreMismatchError(
                 "The shared store holds other scores than this one.",
                 found=f"scores here by {_shown(scores)}",
@@ -116,7 +112,7 @@ class ServerManifest:
     def read_manifest(self) -> Any:
         """The JSON value that was written last, or None."""
         (raw,) = self._server.exchange([("HGET", self._key, "manifest")])
-        self._raw = b"" if raw is None else raw
+        self._raw = raw
         if raw is None:
             return None
         try:
@@ -136,7 +132,7 @@ class ServerManifest:
                 expected=f"at most {MOST_BYTES:,}",
                 do="write larger shards",
             )
-        (done,) = self._server.exchange([self._server.script("swap", [self._key], self._raw, text)])
+        (done,) = self._server.exchange([self._server.script("swap", [self._key], self._raw or b"", text)])
         if not done:
             raise _Meanwhile
 
@@ -163,26 +159,36 @@ class ServerManifest:
         (scored,) = self._server.exchange([("HGET", self._key, "scored")])
         return int(scored) if isinstance(scored, bytes) and scored.isdigit() else 0
 
+    def _check(self) -> None:
+        manifest.check(self)
+        layout = json.loads(self._raw or b"{}").get("shared")
+        if layout != LAYOUT:
+            raise StoreMismatchError(
+                "This shared store has another layout.",
+                found=f"version {layout}, under the name {self._name!r}",
+                expected=f"version {LAYOUT}",
+                do="use the version of weighted-stream that made it, or another name=",
+            )
+
     def _patiently(self, work: Callable[[], None], *, begin: bool = False) -> None:
         """Read, check and write until nobody else has written in between; with ``begin`` make one if there is none."""
         for _ in range(_TURNS):
             try:
-                if begin and self.read_manifest() is None:
+                if self.read_manifest() is None:
+                    if not begin:
+                        return
                     manifest.begin(self)
-                return work()
+                work()
+                return
             except _Meanwhile:
                 continue
-            except StoreMismatchError as error:
-                raise StoreMismatchError(
-                    error.problem.replace("This store", f"The shared store {self._name!r}"),
-                    found=error.found,
-                    expected=error.expected,
-                    do="give each dataset, and each kind of scores, a shared store of its own (another name=)",
-                ) from error
-            except (AttributeError, LookupError, TypeError, ValueError) as error:
-                if isinstance(error, StoreError):
+            except (StoreError, AttributeError, LookupError, TypeError, ValueError) as error:
+                if self._raw is None:
+                    continue  # the server was emptied in between
+                named = self._named(error)
+                if named is None:
                     raise
-                raise self._damaged(error) from error
+                raise named from error
         raise StoreError(
             "The manifest of the shared store could not be written.",
             found=f"others changed it {_TURNS} times in between",
@@ -190,10 +196,25 @@ class ServerManifest:
             do="try again",
         )
 
+    def _named(self, error: Exception) -> StoreError | None:
+        """The error of a manifest in a directory, as that of this one; None: it is one of this one."""
+        if not isinstance(error, StoreError) or error.problem.startswith(f"The {MANIFEST}"):
+            return self._damaged(error)
+        if not isinstance(error, StoreMismatchError):
+            return None
+        elsewhere = "give each dataset, and each kind of scores, a shared store of its own (another name=)"
+        return StoreMismatchError(
+            error.problem.replace("This store", f"The shared store {self._name!r}"),
+            found=error.found,
+            expected=error.expected,
+            do=elsewhere if "another path" in error.do else error.do,
+        )
+
     def _damaged(self, error: Exception) -> StoreError:
+        found = error.found if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
         return StoreError(
             f"The manifest of the shared store {self._name!r} is damaged.",
-            found=f"{type(error).__name__}: {str(error)[:200]}",
+            found=str(found)[:200],
             expected="format, version and fingerprint, as JSON",
             do="does anything else write under this name? Take another name=, or delete its keys",
         )

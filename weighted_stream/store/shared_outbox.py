@@ -11,16 +11,21 @@ import numpy as np
 from weighted_stream.store.record import Ids
 
 MOST_WAITING = 1 << 20
-"""Ids that are waited for one by one; beyond, all that is known is sent again. So it takes 16 MiB at most."""
+"""Ids that are waited for one by one; beyond, all that is known is sent again. So it takes some 30 MiB at most."""
 
 MOST_SENT = 256
 """Pushes that are remembered, for a server that has lost the last ones."""
+
+MOST_REPEATS = 1 << 16
+"""Calls that are kept as they came, and ids that came again, until what is new is made distinct."""
 
 _NOBODY = np.zeros(0, np.int64)
 
 
 class Outbox:
     """Collects ids. The trainer adds, one other thread takes.
+
+    Whoever asks for its length meanwhile never finds less than is still to be sent.
 
     Args:
         everything: all ids there are, in arrays; None until something asks for all of them.
@@ -32,6 +37,8 @@ class Outbox:
         self._lock = Lock()
         self._new: list[Ids] = []
         self._count = 0  # of `_new`
+        self._most = MOST_REPEATS  # of `_count`, until `_new` is made distinct
+        self._moving = 0  # on their way from `_new` to `_waiting`
         self._overflow = False
         self._waiting = _NOBODY  # distinct, ascending
         self._rest: Iterator[Ids] | None = None
@@ -43,24 +50,27 @@ class Outbox:
         """These have changed (copied)."""
         mine = ids.copy()
         with self._lock:
+            if self._overflow:
+                return  # everything will be sent
             self._new.append(mine)
             self._count += mine.size
-            if self._count > MOST_WAITING:
-                self._new.clear()
-                self._count, self._overflow = 0, True
+            if self._count > self._most or len(self._new) > MOST_REPEATS:
+                self._make_distinct()
 
     def add_all(self) -> None:
         """Everything is to be sent, from the beginning."""
         with self._lock:
-            self._new.clear()
-            self._count, self._overflow = 0, False
+            self._forget_new()
+            self._moving, self._overflow = 0, False
             self._waiting, self._rest, self._passed = _NOBODY, self._everything(), 0
 
     def __len__(self) -> int:
         """How many samples are still to be sent, at most: those that changed again meanwhile may count twice."""
         with self._lock:
-            known = self._count + self._waiting.size + self._flying
-            if self._rest is None and not self._overflow:
+            if self._overflow:
+                return max(1, self._size())
+            known = self._count + self._moving + self._waiting.size + self._flying
+            if self._rest is None:
                 return known
             size = self._size()
             return max(1, min(size, known + size - self._passed))
@@ -70,17 +80,25 @@ class Outbox:
         """Whether nothing is left of everything, if it was to be sent."""
         return self._rest is None and not self._overflow
 
+    def many(self, most: int) -> bool:
+        """Whether so many different samples are to be sent, or everything; for the thread that takes."""
+        if self._rest is None and len(self) >= most:
+            self._collect()
+        return self._rest is not None or self._waiting.size >= most
+
     def take(self, most: int) -> Ids:
-        """Distinct ids to be sent now, at most so many; they are not waiting any more."""
+        """Distinct ids to be sent now, at most so many: they do not wait any more, and count until they have landed."""
         self._collect()
         with self._lock:
             if self._waiting.size:
                 taken, self._waiting = self._waiting[:most], self._waiting[most:]
+                self._flying += taken.size
                 return taken
             rest = self._rest
         taken = next(rest, _NOBODY) if rest is not None else _NOBODY
         with self._lock:
             if self._rest is rest:
+                self._flying += taken.size
                 self._passed += taken.size
                 self._rest = rest if taken.size else None
         return taken
@@ -91,13 +109,13 @@ class Outbox:
             self._waiting = np.union1d(self._waiting, ids)
 
     def sent(self, token: bytes, ids: Ids) -> None:
-        """These are about to be sent, by a push of this token."""
+        """These, which were taken, are about to be sent, by a push of this token."""
         self._sent.append((token, ids))
-        self._flying += ids.size
 
     def landed(self) -> None:
-        """All that was sent has come to its end, well or not."""
-        self._flying = 0
+        """All that was taken has come to its end: it is there, or was put back."""
+        with self._lock:
+            self._flying = 0
 
     def forget(self) -> None:
         """What was sent before is of no interest: it will be sent again."""
@@ -115,15 +133,30 @@ class Outbox:
             self.put_back(self._sent.pop()[1])
         return True
 
+    def _make_distinct(self) -> None:
+        """Keep what is new once each: a sample that is seen again and again waits once."""
+        distinct = np.unique(np.concatenate(self._new))
+        if distinct.size > MOST_WAITING:
+            self._forget_new()
+            self._overflow = True
+        else:
+            self._new, self._count = [distinct], distinct.size
+            # Twice as many each time, or every call would sort them all.
+            self._most = max(MOST_REPEATS, min(2 * distinct.size, distinct.size + MOST_WAITING // 2))
+
+    def _forget_new(self) -> None:
+        self._new, self._count, self._most = [], 0, MOST_REPEATS
+
     def _collect(self) -> None:
         with self._lock:
-            new, self._new, self._count = self._new, [], 0
-            overflow, self._overflow = self._overflow, False
+            new, overflow = self._new, self._overflow
+            self._moving = self._count
+            self._forget_new()
         if not overflow and new:
             waiting = np.unique(np.concatenate([self._waiting, *new]))
             overflow = waiting.size > MOST_WAITING
             if not overflow:
                 with self._lock:
-                    self._waiting = waiting
+                    self._waiting, self._moving = waiting, 0
         if overflow:
             self.add_all()

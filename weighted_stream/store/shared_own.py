@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from weighted_stream.errors import StoreError
 from weighted_stream.store import manifest
 from weighted_stream.store.behind import Behind
 from weighted_stream.store.pieces import even
-from weighted_stream.store.place import Place
+from weighted_stream.store.place import MANIFEST, Place
 from weighted_stream.store.record import SIMILARITY, Change, Floats, Ids, Words, words_of
 from weighted_stream.store.regions import Regions
+
+_WRITER = "writer"
 
 
 class Own:
@@ -20,15 +25,26 @@ class Own:
 
     Args:
         place, regions, behind: of the local store.
+        threads: held while the store is changed.
     """
 
-    def __init__(self, place: Place, regions: Regions, behind: Behind) -> None:
+    def __init__(self, place: Place, regions: Regions, behind: Behind, threads: Lock) -> None:
         self.place = place
-        self._regions, self._behind = regions, behind
-        self.writer = bytes.fromhex(manifest.identity(place))
+        self._regions, self._behind, self._threads = regions, behind, threads
+        # The store's own identity stays: its journal is known by it.
+        adopted = place.read_manifest().get(_WRITER)
+        self.writer = as_writer(manifest.identity(place) if adopted is None else adopted, _damaged)
         """Which store this is, on every server: 16 bytes."""
+        self.adopted = False
+        """Whether it has become another one, by a state."""
         self.tell_scores: Callable[[Ids, Floats], None] | None = None
         """Who puts scores into the local store, and into those of other ranks; None: it is done here."""
+
+    def adopt(self, writer: bytes) -> None:
+        """This store is that one from now on, also when it is opened again."""
+        with self._threads:
+            self.place.write_manifest({**self.place.read_manifest(), _WRITER: writer.hex()})
+        self.writer, self.adopted = writer, True
 
     def records(self, ids: Ids) -> Words:
         """Records as words (n, 8), a copy."""
@@ -69,4 +85,25 @@ class Own:
 
     def put_scores(self, identity: Any) -> None:
         """Remember whose the scores to come are."""
-        manifest.put_scores(self.place, identity)
+        with self._threads:  # or names of groups that the trainer writes at the same moment are lost
+            manifest.put_scores(self.place, identity)
+
+
+def as_writer(text: object, refusal: Callable[[str], StoreError]) -> bytes:
+    """A writer that somebody wrote down as 32 hexadecimal digits.
+
+    Raises:
+        StoreError: what ``refusal`` makes of it, if it is none.
+    """
+    if not isinstance(text, str) or not re.fullmatch("[0-9a-f]{32}", text):
+        raise refusal(f"writer {text!r}"[:100])
+    return bytes.fromhex(text)
+
+
+def _damaged(found: str) -> StoreError:
+    return StoreError(
+        f"The {MANIFEST} of this store is damaged.",
+        found=found,
+        expected="32 hexadecimal digits",
+        do="restore it from a copy, or begin with a new local store (another path)",
+    )

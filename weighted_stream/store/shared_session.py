@@ -3,7 +3,8 @@
 A server keeps the records of each writer apart, so to send one again changes nothing, and readers add them up. What a
 writer sends belongs to a session, which begins with the process or with a state that is loaded. If the writer has had
 one before, the new one stays hidden until everything is in it, and then takes its place in one piece. So the server
-comes to hold exactly what the local store does.
+comes to hold exactly what the local store does. A state of all records brings its writer along: whoever goes on from it
+is that one, and what it has sent under another name does not count any more.
 
 Each push names the token of the push before. A server that has another one has lost something (it was killed, and has
 come back empty or as it was earlier), or has got a push whose answer was lost: the token says which.
@@ -70,6 +71,8 @@ class Session:
         self._own, self._server, self._keys = own, server, keys
         self._me = self._token = b""
         self._takes_over = False
+        self._former: list[bytes] = []  # writers that this one was
+        self._found: tuple[bytes, Any] | None = None  # session and token of an adopted writer, when it was first seen
         self.outbox = Outbox(lambda: own.touched(PIECE), own.__len__)
         self.mine = b""
         self.kin = 0
@@ -79,6 +82,15 @@ class Session:
     def anew(self) -> None:
         """What was sent before does not hold any more: the next `find` begins a new session."""
         self._me = b""
+        self._found = None
+
+    def adopt(self, writer: bytes) -> None:
+        """This is that writer from now on, and what was sent as another one does not hold any more."""
+        former = self._own.writer
+        if writer != former:
+            self._own.adopt(writer)
+            self._former = [one for one in (*self._former, former) if one != writer]
+        self.anew()
 
     def find(self) -> None:
         """See what the server has of this session; begin a new one if it has nothing.
@@ -87,9 +99,9 @@ class Session:
             StoreError: if another process has taken the place of this writer.
             Unreachable: if the server cannot be asked.
         """
-        self.astray = False
         if not self._me:
             self._begin()
+            self.astray = False
             return
         keys = self._keys
         last, gone = self._server.exchange([("HGET", keys.last, self._me), ("SISMEMBER", keys.hidden, self._me)])
@@ -99,6 +111,7 @@ class Session:
             self._token = last
         else:
             self._begin()
+        self.astray = False  # not before: until then it is not known what is to be sent
 
     def learn_of_itself(self) -> None:
         """Nothing is to be sent yet, but what an earlier process of this writer has sent is no news.
@@ -106,7 +119,9 @@ class Session:
         Raises:
             Unreachable: if the server cannot be asked.
         """
-        self._find_kin()
+        live, _ = self._find_kin(self._own.writer)
+        if self._own.adopted and live and self._found is None:
+            self._found = live, self._last(live)
 
     @property
     def begun(self) -> bool:
@@ -123,27 +138,15 @@ class Session:
             StoreError: if another process has taken the place of this writer, or too many have seen a sample.
             Unreachable: if the server cannot be reached; nothing is lost.
         """
-        pieces = self._pieces()
-        if not pieces:
-            if self._takes_over and self.outbox.all_passed:
-                self._take_over()
-            return False
-        commands: list[Command] = []
-        token = self._token
-        for ids, records in pieces:
-            before, token = token, os.urandom(SESSION_BYTES)
-            self.outbox.sent(token, ids)
-            commands.append(self._push(before, token, ids, records))
         try:
-            replies = self._server.exchange(commands)
-        except BaseException:
-            for ids, _ in pieces:
-                self.outbox.put_back(ids)
-            raise
+            pieces = self._pieces()
+            if pieces:
+                self._send(pieces)
         finally:
             self.outbox.landed()
-        self._end(pieces, replies, token)
-        return True
+        if not pieces and self._takes_over and self.outbox.all_passed:
+            self._take_over()
+        return self._takes_over or len(self.outbox) > 0
 
     @property
     def sessions(self) -> list[bytes]:
@@ -156,8 +159,7 @@ class Session:
         Raises:
             Unreachable: if the server cannot be asked.
         """
-        (last,) = self._server.exchange([("HGET", self._keys.last, self._me)])
-        self.astray |= last != self._token
+        self.astray |= self._last(self._me) != self._token
 
     @property
     def all_there(self) -> bool:
@@ -176,6 +178,21 @@ class Session:
                 pieces.append((ids[known], packed_records(words[known])))
         return pieces
 
+    def _send(self, pieces: Sequence[tuple[Ids, bytes]]) -> None:
+        commands: list[Command] = []
+        token = self._token
+        for ids, records in pieces:
+            before, token = token, os.urandom(SESSION_BYTES)
+            self.outbox.sent(token, ids)
+            commands.append(self._push(before, token, ids, records))
+        try:
+            replies = self._server.exchange(commands)
+        except BaseException:
+            for ids, _ in pieces:
+                self.outbox.put_back(ids)
+            raise
+        self._end(pieces, replies, token)
+
     def _push(self, before: bytes, token: bytes, ids: Ids, records: bytes) -> Command:
         keys = [getattr(self._keys, name) for name in ("meta", "changes", "last", "hidden", "pending")]
         return self._server.script("push", keys, self._keys.prefix, self._me, before, token, *packed_ids(ids), records)
@@ -193,31 +210,49 @@ class Session:
         self._token = token
 
     def _begin(self) -> None:
+        self._retire()
         me, token = os.urandom(SESSION_BYTES), os.urandom(SESSION_BYTES)
-        keys = [getattr(self._keys, name) for name in ("writers", "pending", "last", "hidden")]
-        claimed, live = 0, b""
-        for _ in range(_TURNS):  # another process may have done so in between
-            if claimed:
-                break
-            live, coming = self._find_kin()
-            (claimed,) = self._server.exchange(
-                [self._server.script("claim", keys, self._own.writer, me, token, live, coming)]
-            )
-        if not claimed:
-            raise Unreachable("other processes share the same local store at the same time")
-        self._takes_over = bool(live)
-        self._is_mine(me)
-        self._me, self._token = me, token
+        live = self._claim(self._own.writer, me, token)
+        self._takes_over, self._found = bool(live), None
+        self._token = token
         self.outbox.forget()
         self.outbox.sent(token, _NONE)
-        self.outbox.landed()
         self.outbox.add_all()
+        self._me = me  # last: from now on nothing is left to be sent if nothing waits
 
-    def _find_kin(self) -> list[bytes]:
-        """The sessions of this writer that others count, and are about to; empty for none."""
-        found = self._server.exchange(
-            [("HGET", key, self._own.writer) for key in (self._keys.writers, self._keys.pending)]
-        )
+    def _claim(self, writer: bytes, me: bytes, token: bytes) -> bytes:
+        """Begin a session of a writer. Returns the one whose place it will take; empty for none."""
+        keys = [getattr(self._keys, name) for name in ("writers", "pending", "last", "hidden")]
+        for _ in range(_TURNS):  # another process may do so in between
+            live, coming = self._find_kin(writer)
+            if self._found is not None and writer == self._own.writer and live:
+                self._check_still(live)
+            command = self._server.script("claim", keys, writer, me, token, live, coming)
+            if self._server.exchange([command])[0]:
+                self._is_mine(me)
+                return live
+        raise Unreachable("other processes share the same local store at the same time")
+
+    def _check_still(self, live: bytes) -> None:
+        """Whoever has gone on from a state takes the place of a process that has ended, of no other one."""
+        if self._found != (live, self._last(live)):
+            raise self._replaced()
+
+    def _retire(self) -> None:
+        """What was sent as another writer, before a state was loaded, does not count any more."""
+        while self._former:
+            writer, me = self._former[-1], os.urandom(SESSION_BYTES)
+            if any(self._find_kin(writer)) and self._claim(writer, me, os.urandom(SESSION_BYTES)):
+                self._announce(writer, me)
+            self._former.pop()
+
+    def _last(self, session: bytes) -> Any:
+        (last,) = self._server.exchange([("HGET", self._keys.last, session)])
+        return last
+
+    def _find_kin(self, writer: bytes) -> list[bytes]:
+        """The sessions of a writer that others count, and are about to; empty for none."""
+        found = self._server.exchange([("HGET", key, writer) for key in (self._keys.writers, self._keys.pending)])
         for session in found:
             self.kin += self._is_mine(session)
         return [session if isinstance(session, bytes) else b"" for session in found]
@@ -229,22 +264,25 @@ class Session:
         return False
 
     def _take_over(self) -> None:
-        keys = [getattr(self._keys, name) for name in ("writers", "pending", "last", "hidden", "meta", "changes")]
-        announcement = os.urandom(SESSION_BYTES)
-        (done,) = self._server.exchange(
-            [self._server.script("take over", keys, self._own.writer, self._me, announcement)]
-        )
-        if done == b"done":
+        if self._announce(self._own.writer, self._me):
             self._takes_over = False
         else:
             self.astray = True
+
+    def _announce(self, writer: bytes, session: bytes) -> bool:
+        """Let a session take the place of the one before; whether it could."""
+        keys = [getattr(self._keys, name) for name in ("writers", "pending", "last", "hidden", "meta", "changes")]
+        announcement = os.urandom(SESSION_BYTES)
+        (done,) = self._server.exchange([self._server.script("take over", keys, writer, session, announcement)])
+        return bool(done == b"done")
 
     def _replaced(self) -> StoreError:
         return StoreError(
             f"Another process shares the same local store at {self._server.address}.",
             found="a newer session of this writer",
-            expected="one process for each local store, and for each copy of one",
-            do="end one of the two; begin with a local store of its own (another path) to count as another trainer",
+            expected="one process for each local store, each copy of one, and each state of a store without a path",
+            do="end one of the two; begin with a local store of its own (another path) and no state of the other, to "
+            "count as another trainer",
         )
 
     def _full(self) -> StoreError:

@@ -19,8 +19,9 @@ from weighted_stream.store.dense import PIECE
 from weighted_stream.store.manifest import Fingerprint, Identity
 from weighted_stream.store.pieces import even
 from weighted_stream.store.record import MARKS, RECORD, Floats, Ids, fields, words_of
+from weighted_stream.store.refusals import no_state
 from weighted_stream.store.shared_address import parse_address
-from weighted_stream.store.shared_own import Own
+from weighted_stream.store.shared_own import Own, as_writer
 from weighted_stream.store.shared_records import joined
 from weighted_stream.store.shared_server import Server
 from weighted_stream.store.sharing import Sharing
@@ -55,13 +56,15 @@ class SharedStore(WeightStore):
 
     A state (`state_dict`) is the state of the local store. After `load_state_dict`, and when a store is opened again,
     the server is brought to what this store says: its earlier contributions are replaced in one piece, once all are
-    there.
+    there. A state of a store without a path says whose it is: who loads it goes on as that one, which must have ended
+    (of two that go on, sharing ends for one). What is in a state that does not say so (of a `WeightStore`, or of an
+    earlier version) counts as a new trainer's.
 
     Args:
         url: ``redis://host:6379/0``; ``rediss://`` with TLS, which checks the server's certificate; ``unix:///path``.
             User and password may stand in it (``redis://user:password@host``); they are not shown anywhere.
         path: the directory of the local store, which is then this trainer's: opened again, it is the same one. None:
-            a temporary one, a trainer (or scorer) of its own every time.
+            a temporary one, a trainer (or scorer) of its own every time, unless it loads a state.
         name: of the shared store, one for each dataset and kind of scores.
         fingerprint: the dataset the ids belong to; a `WeightedStream` gives its own. Server and local store refuse
             another one.
@@ -121,8 +124,9 @@ class SharedStore(WeightStore):
         super().__init__(path, fingerprint=fingerprint, journal=journal, journal_bytes=journal_bytes)
         self.url, self.name = str(address), name
         self._flush_timeout = flush_timeout
-        sharing = Sharing(Own(self._place, self._regions, self._behind), server, name, every=every, follow=follow)
         try:
+            own = Own(self._place, self._regions, self._behind, self._threads)
+            sharing = Sharing(own, server, name, every=every, follow=follow)
             if fingerprint is not None:
                 sharing.bind(fingerprint)
             sharing.begin(timeout if must_connect else None)
@@ -226,12 +230,28 @@ class SharedStore(WeightStore):
         sharing.say()
         return figures | sharing.stats()
 
+    def state_dict(self) -> dict[str, Any]:
+        """As `WeightStore.state_dict`; one of records also says who this is to the server."""
+        state = super().state_dict()
+        sharing = self._shares()
+        if sharing is not None and state["kind"] == "records":
+            state["writer"] = sharing.writer
+        return state
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """As `WeightStore.load_state_dict`, of this store; the server is brought to it afterwards."""
+        of_records = isinstance(state_dict, Mapping) and state_dict.get("kind") == "records"
+        writer = as_writer(state_dict["writer"], no_state) if of_records and "writer" in state_dict else None
         super().load_state_dict(state_dict)
         sharing = self._shares()
         if sharing is not None:
-            sharing.restart()
+            sharing.restart(writer)
+
+    @property
+    def ended(self) -> StoreError | None:
+        """What has put an end to sharing, for good; None: it goes on, with a server that is there or gone."""
+        sharing = self._shares()
+        return None if sharing is None else sharing.error
 
     def flush(self) -> None:
         """Put everything on the disk, and on the server.

@@ -16,7 +16,7 @@ from weighted_stream.store.shared_manifest import ServerManifest
 from weighted_stream.store.shared_news import News
 from weighted_stream.store.shared_own import Own
 from weighted_stream.store.shared_server import Server, Unreachable, unreachable
-from weighted_stream.store.shared_session import Keys, Session
+from weighted_stream.store.shared_session import PIECE, Keys, Session
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 """Seconds between two attempts to reach a server that is gone; twice as long each time."""
@@ -47,6 +47,9 @@ class Sharing:
         self._asked = self._served = self._wanted = self._caught = self._waiting = 0
         self._restart = self._stop = False
         self._sends = False
+        self._had = len(own) > 0  # of its own: what has come from others since is not
+        self._away = False
+        self._due = 0.0
         self._fingerprint: Fingerprint | None = None
         self._identity: Identity | None = None
         self._agreed = False
@@ -112,10 +115,23 @@ class Sharing:
         """The same; nothing is remembered."""
         self._now(lambda: self._manifest.check_scores(identity))
 
-    def restart(self) -> None:
-        """The local store has gone back to an earlier state: so must the server, as to what is this store's own."""
+    @property
+    def writer(self) -> str:
+        """Who this store is to the server; who goes on from its state is the same: 32 hexadecimal digits."""
+        return self._own.writer.hex()
+
+    def restart(self, writer: bytes | None = None) -> None:
+        """The local store has gone back to an earlier state: so must the server, as to what is this store's own.
+
+        Args:
+            writer: whose state it is, where that may be another one.
+        """
         with self._line:
-            self._session.anew()
+            if writer is None:
+                self._session.anew()
+            else:
+                self._session.adopt(writer)
+            self._had |= len(self._own) > 0
             if self._news is not None:
                 self._news.anew()
             self._agreed = False
@@ -138,7 +154,7 @@ class Sharing:
         with self._told:
             self._asked += 1
             asked = self._asked
-            self._sends = self._sends or len(self._own) > 0
+            self._sends = self._sends or self._had
             self._waiting += 1
             self._wake.set()
             try:
@@ -237,13 +253,12 @@ class Sharing:
         elif self._restart or self._session.astray or (self._sends and not self._session.begun):
             self._greet()
         # Not before there is something new: until then it may turn out that another rank does it.
-        more = self._sends and self._session.push()
-        if self._sends and not more:
-            self._session.look()
+        more = self._sends and self._send()
         if self._news is not None:
-            more |= self._news.pull()
-            if not more:
+            news = self._news.pull()
+            if not news:
                 self._caught_up(wanted)
+            more |= news
         if self._failures:
             self._failures = 0
         if self._acknowledged():
@@ -252,8 +267,21 @@ class Sharing:
                 self._told.notify_all()
         return more
 
+    def _send(self) -> bool:
+        """Send a bounded part of what is new. Returns whether more of it should not wait."""
+        now = time.monotonic()
+        if not (self._waiting or now >= self._due or self._session.outbox.many(PIECE)):
+            return False
+        # Each push is one that all others must look at: what little there is goes together.
+        self._due = now + self._every
+        if self._session.push():
+            return bool(self._waiting) or self._session.outbox.many(PIECE)
+        self._session.look()
+        return False
+
     def _connect(self) -> None:
         self._server.connect()
+        self._away = False  # what it has got is seen now
         self._greet()
 
     def _greet(self) -> None:
@@ -278,7 +306,7 @@ class Sharing:
         if self._agreed:
             return
         mine = self._own.scores
-        known = self._manifest.agree(mine)
+        known = self._manifest.agree(mine, write=self._sends)
         if mine is None and known is not None:
             self._own.put_scores(known)
         self._agreed = known is not None
@@ -308,6 +336,7 @@ class Sharing:
     def _gone(self, error: Unreachable) -> float:
         """The server cannot be reached. Returns for how long to leave it alone."""
         self._failure = str(error)
+        self._away = True
         self._failures += 1
         if self._failures == 1:
             self._outages += 1
@@ -348,8 +377,8 @@ class Sharing:
         return told and self._session.all_there and not self._restart
 
     def _nothing_to_wait_for(self) -> bool:
-        gone = self._failures and self._acknowledged()
-        return bool(gone) or self.error is not None or self._stop
+        gone = self._away and self._acknowledged()
+        return gone or self.error is not None or self._stop
 
     def _unsent(self, timeout: float) -> StoreError:
         left = len(self._session.outbox)
