@@ -11,22 +11,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from weighted_stream.collate import ids_of
 from weighted_stream.order import Order
 from weighted_stream.position import Layout, Position, digest_of, drawn_differently, ids_unknown, refuse_other_order
 from weighted_stream.rebuild import rebuild
-from weighted_stream.rest import Chunks, Rest, Undelivered, Undrawn, weighed
-from weighted_stream.sources.base import Source
+from weighted_stream.rest import Chunks, Rest, Undelivered, Undrawn, draws_again, up_to, weighed
+from weighted_stream.sources.base import Recurs, Source
+from weighted_stream.sources.webdataset_epochs import recurs, samples_of_epoch
 from weighted_stream.sources.whole import ended_early, lacking
 from weighted_stream.watching import Watch
 
 RANKS = ("rank", "ranks")
 MAY_CHANGE = ("batch_size", "drop_last", "workers", *RANKS)
 """What a loader may do differently from the one whose epoch it finishes."""
+
+UNWEIGHED = "What was weighed is left out of the rest of the epoch, which is in an order of its own."
+LEFT: dict[Recurs | None, str] = {
+    "again": "Samples come more than once in an epoch of this dataset: each that was weighed is left out of the rest "
+    "once, by each reader, however often it came. The rest, in an order of its own, may lack some repeats, or have "
+    "more of them.",
+    "drawn": "Samples are drawn, and may come more than once in an epoch: none is left out of the rest, which is in an "
+    "order of its own, so those that were weighed may come again.",
+}
+"""What is left of an epoch in another order; otherwise what was not weighed."""
 
 
 class Reading:
@@ -63,6 +73,7 @@ class Reading:
         arguments = dict(arguments)
         dataset, self.batching = self._batches(arguments)
         self.loader = self._build(dataset, arguments)
+        self._recurs = self._recurrence()
 
     def begin(self, epoch: int, step: int, random: Sequence[Tensor] = ()) -> tuple[int | None, Position, Iterable[Any]]:
         """The epoch's order seed, its position, and its batches; ``random`` as the epoch before left it."""
@@ -86,8 +97,13 @@ class Reading:
         if not set(changed) <= set(MAY_CHANGE):
             raise refuse_other_order(self._layout, position.layout, changed)
         elsewhere = not set(changed).isdisjoint(RANKS)
-        if changed and (self._source.iterable or elsewhere):
+        # What came again since then is no longer known to have been weighed before.
+        anew = position.filtered is not None and self._recurs == "again"
+        if (changed and (self._source.iterable or elsewhere)) or anew:
             position.filter(step)
+            if self._recurs in LEFT:
+                text = f"Epoch {position.epoch} goes on in another order than it began in. {LEFT[self._recurs]}"
+                warnings.warn(text, RuntimeWarning, stacklevel=4)
         position.layout = self._layout
         order_seed = self._order.begin(position.epoch)
         with trainers_random_state():
@@ -98,7 +114,7 @@ class Reading:
                 rest = self._drawn_rest(position)
             else:
                 position.filter(step)
-                rest = self._undrawn(weighed(store, position.first_step, step))
+                rest = self._undrawn(position, step, store)
         return order_seed, rest
 
     def end(self, position: Position, step: int, store: Chunks) -> None:
@@ -139,14 +155,22 @@ class Reading:
             raise drawn_differently(position)
         return items
 
-    def _undrawn(self, delivered: NDArray[np.int64]) -> Iterator[Any]:
-        """The batches of what a sampler draws and was not delivered, by any rank."""
+    def _undrawn(self, position: Position, step: int, store: Chunks) -> Iterator[Any]:
+        """The batches of what a sampler draws and was not delivered, by any rank.
+
+        If it may draw samples more than once, they are as many as this rank had left.
+        """
         dataset: Any = self._source.dataset
         arguments = {**self._arguments, "persistent_workers": False}
         name = "sampler" if arguments.get("batch_sampler") is None else "batch_sampler"
-        if dataset.ids_drawn([]) is None:
+        sampler = arguments.get(name) or SequentialSampler(dataset)
+        rest: Sampler[Any]
+        if self._recurs == "drawn":
+            rest = Rest(sampler, position.drawn)
+        elif dataset.ids_drawn([]) is None:
             raise ids_unknown()
-        rest = Undrawn(arguments.get(name) or SequentialSampler(dataset), delivered, dataset.ids_drawn)
+        else:
+            rest = Undrawn(sampler, weighed(store, position.first_step, step), dataset.ids_drawn)
         return self._watch.over(iter(self._build(dataset, {**arguments, name: rest})))
 
     def _iterable_rest(self, position: Position, step: int, store: Chunks) -> Iterator[Any]:
@@ -159,39 +183,60 @@ class Reading:
         for item in islice(items, position.batches):
             digest = digest_of(ids_of(item), digest)
         if digest == position.digest:
-            return items
+            return self._no_longer(items, position)
         warnings.warn(
             f"The samples of epoch {position.epoch} do not come again in the order that they came in before: the "
-            "dataset has changed, or shuffles without a seed. What was weighed is left out of the rest of the epoch, "
-            "which is in an order of its own.",
+            f"dataset has changed, or shuffles without a seed. {LEFT.get(self._recurs, UNWEIGHED)}",
             RuntimeWarning,
             stacklevel=6,
         )
         position.filter(step)
         self._source.rewind(position.epoch)
         self._order.begin(position.epoch)
-        return self._iterable_items(position, store)
+        return self._no_longer(self._iterable_items(position, store), position)
 
     def _iterable_items(self, position: Position, store: Chunks) -> Iterator[Any]:
         arguments = {**self._arguments, "persistent_workers": False}
         dataset: Any
-        if position.filtered is None:
+        if position.filtered is None or self._recurs == "drawn":
             dataset, _ = self._batches(arguments)
         else:
             dataset = self._undelivered(position, position.filtered, store)
         return self._watch.over(iter(self._build(dataset, arguments)))
 
+    def _no_longer(self, items: Iterator[Any], position: Position) -> Iterator[Any]:
+        """In another order, where a number says how long an epoch is: not longer than that, to within a batch."""
+        if position.filtered is None:
+            return items
+        most, each = samples_of_epoch(self.loader), self._source.draws()
+        if most is not None:  # of a WebLoader, whose stages make batches of their own
+            return up_to(items, most - position.samples, None)
+        if each is None:
+            return items
+        layout = self._layout
+        most = each * max(1, layout.workers)
+        if self._reorders:  # its collate function may leave samples out
+            return up_to(items, most - position.drawn, layout.batch_size)
+        return up_to(items, most - position.samples, None)
+
     def _undelivered(self, position: Position, filtered: int, store: Chunks) -> Undelivered:
         delivered = weighed(store, position.first_step, filtered)
-        if not position.batches and len(delivered) < position.samples:
+        if not position.batches and len(delivered) < position.samples and self._recurs != "again":
             warnings.warn(
                 f"{position.samples - len(delivered)} samples of epoch {position.epoch} were read but not weighed, or "
-                "more than once. The rest of the epoch, in an order of its own, has the former again, and none of the "
-                f"{len(delivered)} that were weighed.",
+                "more than once. The rest of the epoch, in an order of its own, has the former again, and lacks the "
+                f"{len(delivered)} that were weighed, each once.",
                 RuntimeWarning,
                 stacklevel=6,
             )
-        return Undelivered(self._source.dataset, delivered)
+        return Undelivered(self._source.dataset, delivered, once=self._recurs != "never")
+
+    def _recurrence(self) -> Recurs | None:
+        if not self._source.iterable:
+            sampler = self._arguments.get("batch_sampler") or self._arguments.get("sampler")
+            return "drawn" if draws_again(sampler) else None
+        # A WebLoader that repeats reads the whole dataset anew each time.
+        return "drawn" if recurs(self.loader) else self._source.recurs()
 
     def _batches(self, arguments: dict[str, Any]) -> tuple[Dataset[Any], dict[str, Any]]:
         """The dataset, in whole batches where the source makes them: then with the arguments that they take over."""

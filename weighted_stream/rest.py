@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import IterableDataset, Sampler
+from torch.utils.data import IterableDataset, RandomSampler, Sampler
 
+from weighted_stream.collate import ids_of
 from weighted_stream.selection import cut
 from weighted_stream.signals import Records
 from weighted_stream.sources.wrapping import Forwarding
@@ -60,6 +61,39 @@ class Rest(Sampler[Any]):
 
     def __len__(self) -> int:
         return max(0, len(self._sampler) - self._skip)
+
+
+def draws_again(sampler: Any) -> bool:
+    """Whether a sampler, or the one in a batch sampler, may draw a sample more than once in an epoch.
+
+    Example:
+        >>> draws_again(RandomSampler(range(4), replacement=True)), draws_again(RandomSampler(range(4)))
+        (True, False)
+    """
+    inner = getattr(sampler, "sampler", sampler)
+    if isinstance(inner, RandomSampler) and inner.num_samples > len(inner.data_source):
+        return True
+    return bool(getattr(inner, "replacement", False))
+
+
+def up_to(batches: Iterator[Any], samples: int, size: int | None) -> Iterator[Any]:
+    """As many batches as it takes for so many samples.
+
+    Args:
+        batches: as a loader gives them, ``(ids, batch)``.
+        samples: how many.
+        size: samples that a batch counts for; None: those in it.
+
+    Example:
+        >>> list(up_to(iter([([1, 2], "a"), ([3, 4], "b"), ([5], "c")]), 3, None))
+        [([1, 2], 'a'), ([3, 4], 'b')]
+    """
+    while samples > 0:
+        item = next(batches, None)
+        if item is None:
+            return
+        samples -= size or len(ids_of(item))
+        yield item
 
 
 class Undrawn(Sampler[Any]):
@@ -130,30 +164,38 @@ class Undelivered(Forwarding, IterableDataset[tuple[Any, Any]]):
     Args:
         data: its items are ``(id, sample)``, or ``([id, ...], batch)``.
         delivered: (n,) int64, ascending.
+        once: leave each of them out once in each reader, so that a sample which comes several times comes the other
+            times; otherwise whenever it comes.
 
     Example:
         >>> list(Undelivered([(3, "a"), (5, "b"), (9, "c")], np.array([3, 9])))
         [(5, 'b')]
+        >>> list(Undelivered([(3, "a"), (5, "b"), (3, "a")], np.array([3]), once=True))
+        [(5, 'b'), (3, 'a')]
     """
 
-    def __init__(self, data: Any, delivered: NDArray[np.int64]) -> None:
-        self._wrapped, self._delivered = data, delivered
+    def __init__(self, data: Any, delivered: NDArray[np.int64], once: bool = False) -> None:
+        self._wrapped, self._delivered, self._once = data, delivered, once
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        due = np.ones(len(self._delivered), bool)
         for ids, sample in self._wrapped:
             if isinstance(ids, int):
-                if not self._known(ids):
+                if not self._leaves_out(ids, due):
                     yield ids, sample
                 continue
-            places = np.flatnonzero(~np.array([self._known(number) for number in ids], bool))
+            places = np.flatnonzero(~np.array([self._leaves_out(number, due) for number in ids], bool))
             if len(places) == len(ids):
                 yield ids, sample
             elif len(places):
                 yield [ids[place] for place in places], cut(sample, places, len(ids))
 
-    def _known(self, number: int) -> bool:
+    def _leaves_out(self, number: int, due: NDArray[np.bool_]) -> bool:
         place = int(np.searchsorted(self._delivered, number))
-        return place < len(self._delivered) and int(self._delivered[place]) == number
+        if place == len(self._delivered) or self._delivered[place] != number or not due[place]:
+            return False
+        due[place] = not self._once
+        return True
 
 
 class Chunks(Protocol):

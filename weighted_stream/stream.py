@@ -356,8 +356,9 @@ class WeightedStream:
         """Go on from a state that `state_dict` gave; the next ``for`` over a `loader` finishes its epoch.
 
         Strategy and loaders must be made as they were; ``num_workers``, ``batch_size`` and ``drop_last`` may differ:
-        then what is left of the epoch are the same samples, in batches of their own. Samples that were read before are
-        read again and dropped, but for map-style datasets, which start where they are.
+        then what is left of the epoch are the same samples, in batches of their own; where samples come more than once
+        in an epoch, a warning says what is left. Samples that were read before are read again and dropped, but for
+        map-style datasets, which start where they are.
 
         With a DataLoader of your own (``DataLoader(stream)``) the position is yours to restore. The position is that of
         the latest ``for`` over a loader; if that was left early (``break``), the next ``for`` finishes its epoch, too.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ import pytest
 from shards import streaming_here, write_mds, write_tars
 
 from weighted_stream import ParquetDataset, SourceError, Uniform, WeightedStream
+from weighted_stream.sources.bad_shards import Policy
+from weighted_stream.sources.board import SLOT, Board, Desk
+from weighted_stream.sources.board import here as listening
+from weighted_stream.worker_deaths import boards
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
@@ -194,3 +200,64 @@ def test_a_loader_of_ones_own_skips_too(tmp_path: Path) -> None:
     stream: Any = WeightedStream(data, Uniform(), on_bad_shard="skip")
     with pytest.warns(RuntimeWarning, match=r"3\.parquet.* is left out"):
         assert sum(len(weight) for _, weight in DataLoader(stream, batch_size=None)) == 70
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_compressed_tar_file_that_was_cut_between_two_members(workers: int, tmp_path: Path) -> None:
+    wds = pytest.importorskip("webdataset")
+    tars(tmp_path)
+    urls = []
+    for number in range(SHARDS):
+        path = tmp_path / f"{number:05}.tar"
+        packer = zlib.compressobj(wbits=31)
+        if number == 2:  # in the fourth sample
+            packed = packer.compress(path.read_bytes()[: 3 * 2048 + 1024]) + packer.flush(zlib.Z_FULL_FLUSH)
+        else:
+            packed = packer.compress(path.read_bytes()) + packer.flush()
+        urls.append(f"{path}.gz")
+        Path(urls[-1]).write_bytes(packed)
+    data = wds.WebDataset(urls, shardshuffle=False).decode().map(marker)
+    with pytest.raises(SourceError, match=r"00002\.tar\.gz is broken"):
+        epoch(WeightedStream(data, Uniform()), workers)
+    markers, said = epoch(WeightedStream(data, Uniform(), on_bad_shard="skip"), workers)
+    assert sorted(markers) == [row for row in range(ROWS * SHARDS) if row // ROWS != 2 or row < 2 * ROWS + 3]
+    assert len(said) == 1
+    assert "00002.tar.gz cannot be read, and is left out" in said[0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_comes_back_is_read_in_the_next_epoch(workers: int, tmp_path: Path) -> None:
+    """Also by workers that stay."""
+    streaming = pytest.importorskip("streaming")
+    remote = write_mds(tmp_path / "c4", range(ROWS * SHARDS))
+    data = streaming.StreamingDataset(remote=str(remote), local=str(tmp_path / "cache"), batch_size=4, download_retry=1)
+    (remote / "shard.00002.mds").rename(tmp_path / "away")
+    stream = WeightedStream(data, Uniform(), on_bad_shard="skip")
+    loader = stream.loader(batch_size=4, num_workers=workers, persistent_workers=bool(workers))
+    with pytest.warns(RuntimeWarning, match=r"shard\.00002\.mds cannot be read"):
+        assert sum(len(weight) for _, weight in loader) == ROWS * (SHARDS - 1)
+    (tmp_path / "away").rename(remote / "shard.00002.mds")
+    assert sum(len(weight) for _, weight in loader) == ROWS * SHARDS
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_is_told_of_shards_does_not_grow_with_epochs(kind: str, workers: int, tmp_path: Path) -> None:
+    before = set(boards)
+    loader = WeightedStream(FORMATS[kind][0](tmp_path), Uniform()).loader(batch_size=4, num_workers=workers)
+    (board,) = set(boards) - before
+    sizes = []
+    for _ in range(4):
+        assert sum(len(weight) for _, weight in loader) == ROWS * SHARDS
+        sizes.append(os.fstat(board._file).st_size)
+    assert sizes == [sizes[0]] * 4
+    assert sizes[0] > board.readers * SLOT + 1
+
+
+def test_the_end_of_a_shard_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    board, policy = Board(1), Policy()
+    policy.tell_end("a.tar", "1-2-3")  # nobody listens
+    monkeypatch.setattr(listening, "desk", Desk(board, 0))
+    for ends in ("1-2-3", "1-2-3", "4-5-6"):
+        policy.tell_end("a.tar", ends)
+    assert [note["ends"] for note in board.notes()] == ["1-2-3", "4-5-6"]

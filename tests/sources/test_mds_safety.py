@@ -14,7 +14,7 @@ from shards import read_index, streaming_here, write_index, write_mds
 
 from weighted_stream import SourceError, Uniform, WeightedStream
 from weighted_stream.sources.mds import MDSSource
-from weighted_stream.sources.mds_safety import refuse_unsafe
+from weighted_stream.sources.mds_safety import leads_elsewhere, refuse_unsafe
 
 streaming = pytest.importorskip("streaming")
 
@@ -92,3 +92,8 @@ def test_tools_refuse_pickled_columns(pickled: Path, tmp_path: Path) -> None:
         open_shards(pickled)
     assert not (tmp_path / "proof").exists()
     assert json.loads((pickled / "index.json").read_text())["shards"]
+
+
+def test_a_name_with_a_null_byte_leads_elsewhere() -> None:
+    assert leads_elsewhere("shard\0.mds")
+    assert not leads_elsewhere("shard\\0.mds")

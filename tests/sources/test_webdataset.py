@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 import webdataset as wds
 from shards import write_tar, write_tars
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from weighted_stream import Uniform, WeightedStream
 from weighted_stream.errors import SampleIdError, SourceError
 from weighted_stream.sources.ids import content_id, key_id
 from weighted_stream.sources.webdataset import WebDatasetSource
@@ -534,6 +535,21 @@ def test_epochs_of_deterministic_shuffling(urls: list[str]) -> None:
     assert with_workers == epochs[:2]
 
 
+def test_epochs_of_several_passes_begin_where_a_resumed_one_does(urls: list[str]) -> None:
+    def make() -> Any:
+        return WebDatasetSource(open_tars(urls).map(label).compose(wds.detshuffle(9, seed=1)).repeat(2))
+
+    source, again = make(), make()
+    epochs = []
+    for epoch in range(3):
+        source.set_epoch(epoch)
+        epochs.append(pairs(source.dataset))
+    again.rewind(2)
+    assert pairs(again.dataset) == epochs[2]
+    source.rewind(1)
+    assert pairs(source.dataset) == epochs[1]
+
+
 def test_a_cache_that_was_filled_without_ids(urls: list[str]) -> None:
     data = open_tars(urls).map(label).mcached()
     list(data)
@@ -555,6 +571,43 @@ def test_a_key_that_comes_back_in_a_shard(tmp_path: Path) -> None:
         list(WebDatasetSource(data).dataset)
 
 
+@pytest.mark.parametrize("stage", ["WebDataset", "tarfile_to_samples"])
+def test_the_first_key_that_comes_back_in_a_shard(tmp_path: Path, stage: str) -> None:
+    """Files sorted by ending: it is no second reading of the shard."""
+    path = str(tmp_path / "a.tar")
+    with tarfile.open(path, "w") as tar:
+        for name in ("0.jpg", "1.jpg", "2.jpg", "0.txt", "1.txt", "2.txt"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    stages = wds.DataPipeline(wds.SimpleShardList([path]), wds.tarfile_to_samples())
+    with pytest.raises(SampleIdError, match=r"'0' twice in .*a\.tar"):
+        list(WebDatasetSource(open_tars(path) if stage == "WebDataset" else stages).dataset)
+
+
+def test_a_shard_of_one_sample_that_is_read_again_and_again(tmp_path: Path) -> None:
+    one = write_tar(tmp_path / "one.tar", [7])
+    for data in (open_tars([one] * 3), wds.DataPipeline(wds.SimpleShardList([one] * 3), wds.tarfile_to_samples())):
+        assert [who for _, who in pairs(WebDatasetSource(data).dataset)] == [7, 7, 7]
+
+
+def own_expander(opened: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for source in opened:
+        with tarfile.open(fileobj=source["stream"]) as tar:
+            for info in tar:
+                file: Any = tar.extractfile(info)
+                yield {"fname": info.name, "data": file.read(), "__url__": source["url"]}
+        yield {}
+
+
+def test_an_expander_of_the_users_own_may_read_a_shard_again(urls: list[str]) -> None:
+    data = wds.DataPipeline(
+        wds.SimpleShardList([urls[0]] * 2),
+        wds.cache.StreamingOpen(),
+        own_expander,
+        wds.pipelinefilter(wds.tariterators.group_by_keys)(),
+    )
+    assert [who for _, who in pairs(WebDatasetSource(data).dataset)] == [*range(ROWS)] * 2
+
+
 def test_unlisted_shards_of_one_name(tmp_path: Path) -> None:
     urls = [write_tars(tmp_path / name, range(5))[0] for name in "ab"]
 
@@ -564,6 +617,26 @@ def test_unlisted_shards_of_one_name(tmp_path: Path) -> None:
     data = wds.DataPipeline(found_at_run_time, wds.tarfile_to_samples())
     with pytest.raises(SourceError, match="the same name"):
         list(WebDatasetSource(data).dataset)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_unlisted_shards_of_one_name_in_two_workers(tmp_path: Path, same: bool) -> None:
+    begins = {"a": 0, "b": 0 if same else 50}
+    urls = [write_tars(tmp_path / name, range(begin, begin + 5))[0] for name, begin in begins.items()]
+
+    def found_at_run_time() -> Iterator[dict[str, str]]:
+        info = get_worker_info()
+        assert info is not None
+        yield {"url": urls[info.id]}
+
+    data = wds.DataPipeline(found_at_run_time, wds.tarfile_to_samples())
+    loader = WeightedStream(data, Uniform()).loader(batch_size=None, num_workers=2)
+    if same:  # the same samples elsewhere, which rightly have the same ids
+        with pytest.warns(RuntimeWarning, match="looks like a copy"):
+            assert len(list(loader)) == 10
+    else:
+        with pytest.raises(SourceError, match="the same name"):
+            list(loader)
 
 
 def test_remote_shards_that_differ_in_their_query_only() -> None:
@@ -608,6 +681,13 @@ def test_fingerprint(urls: list[str], tmp_path: Path) -> None:
     assert fingerprint.conflict(part) is None
     remote = WebDatasetSource(open_tars("https://me:pw@host/{0..1}.tar?key=1")).fingerprint()
     assert remote.shards == {"https://host/0.tar": 0, "https://host/1.tar": 0}
+
+
+def test_the_size_of_files_is_looked_up_once(urls: list[str]) -> None:
+    source = WebDatasetSource(open_tars(urls))
+    before = source.fingerprint()
+    Path(urls[0]).unlink()
+    assert source.fingerprint() == before
 
 
 def test_what_is_read_pickles(urls: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -198,6 +199,28 @@ def test_tar_files_that_are_whole_or_cannot_be_judged(tmp_path: Path) -> None:
     )
     with pytest.raises(SourceError, match="and 2 more"):
         check_tars([str(cut)] * 5, lenient=False)
+
+
+def test_tar_files_found_whole_are_not_opened_again(tmp_path: Path) -> None:
+    (path,) = write_tars(tmp_path, range(3))
+    whole: dict[str, tuple[int, int]] = {}
+    check_tars([path], lenient=False, whole=whole)
+    found = os.stat(path)
+    assert whole == {path: (found.st_size, found.st_mtime_ns)}
+    Path(path).write_bytes(b"x" * found.st_size)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    check_tars([path], lenient=False, whole=whole)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
+    with pytest.raises(SourceError, match="have no end"):
+        check_tars([path], lenient=False, whole=whole)
+
+
+@pytest.mark.parametrize("behind", [0, 100, 512, 5000, 60_000])
+def test_what_stands_behind_the_end_of_a_tar_file(tmp_path: Path, behind: int) -> None:
+    (path,) = write_tars(tmp_path, range(3))
+    with open(path, "ab") as file:
+        file.write(b"x" * behind)
+    check_tars([path], lenient=False)
 
 
 def marker(sample: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Policy:
         skips: whether it goes on behind one.
         limit: how many are skipped at most; None: any number.
         met: the shards that were left out in this process, and why.
+        told: the shards whose ends the main process was told of, as short sums.
 
     Raises:
         SourceError: for a policy that is none.
@@ -57,6 +58,7 @@ class Policy:
         self.limit = None if on_bad_shard == "skip" else 0 if on_bad_shard == "raise" else int(on_bad_shard)
         self.skips = self.limit is None or self.limit > 0
         self.met: dict[str, str] = {}
+        self.told: set[int] = set()
 
     def meet(self, shard: str, error: Exception) -> None:
         """This shard cannot be read. Returns where it is to be left out; then the main process is told, once.
@@ -73,6 +75,18 @@ class Policy:
             warnings.warn(left_out(shard, why), RuntimeWarning, stacklevel=3)
             if self.limit is not None and len(self.met) > self.limit:
                 raise too_many(self.met, self.limit) from error
+
+    def tell_end(self, shard: str, ends: str, name: str = "") -> None:
+        """Tell the main process of a shard that was read to its end: once, as a board keeps all that is written on it.
+
+        Args:
+            shard: where it lies.
+            ends: what its ends look like.
+            name: as it counts in ids, where nobody knows all shards before.
+        """
+        mark = _mark(shard, ends)
+        if mark not in self.told and tell({"shard": shard, "ends": ends, "name": name}):
+            self.told.add(mark)
 
 
 class BadShards:
@@ -94,6 +108,7 @@ class BadShards:
         self._before = len(left_out)
         self.lacking = self.lacking_now = 0
         self._ends: dict[str, str] = {}
+        self._named: dict[str, tuple[str, str]] = {}
         self._said: set[str] = set()
 
     def begin_epoch(self) -> None:
@@ -104,12 +119,14 @@ class BadShards:
         """What readers wrote on a loader's board: it is said as a warning, once.
 
         Raises:
-            SourceError: for more bad shards than may be, naming them.
+            SourceError: for more bad shards than may be, naming them; for two shards of one name.
         """
         for note in notes:
             if "bad" in note:
                 self._add(note["bad"], note["why"])
             elif "ends" in note:
+                self.policy.told.add(_mark(note["shard"], note["ends"]))  # for workers that are yet to come
+                self._keep_apart(note["name"], note["shard"], note["ends"])
                 self._compare(note["shard"], note["ends"])
             elif "lacks" in note:
                 self.lacking += note["lacks"]
@@ -134,6 +151,15 @@ class BadShards:
             raise too_many(self.bad, limit)
         warnings.warn(left_out(shard, why), RuntimeWarning, stacklevel=5)
 
+    def _keep_apart(self, name: str, shard: str, ends: str) -> None:
+        if not name:
+            return
+        other, other_ends = self._named.setdefault(name, (shard, ends))
+        if other == shard:
+            self._named[name] = shard, ends
+        elif other_ends != ends:  # else it is the same shard elsewhere, or a copy
+            raise same_name(shard, other)
+
     def _compare(self, shard: str, ends: str) -> None:
         other = self._ends.setdefault(ends, shard)
         if other == shard:
@@ -145,6 +171,20 @@ class BadShards:
             RuntimeWarning,
             stacklevel=5,
         )
+
+
+def _mark(shard: str, ends: str) -> int:
+    return zlib.crc32(f"{shard} {ends}".encode(errors="backslashreplace"))
+
+
+def same_name(one: str, other: str) -> SourceError:
+    """The error for two shards, at these places, that have one name."""
+    return SourceError(
+        "Two shards have the same name, so their samples would share ids.",
+        found=f"{one} and {other}",
+        expected="different file names",
+        do="rename one, begin the pipeline with a list of all urls (SimpleShardList), or pass id_fn=",
+    )
 
 
 def left_out(shard: str, why: str) -> str:
@@ -189,13 +229,13 @@ def warn_of_repeats(names: Collection[str], what: str) -> None:
         )
 
 
-def tell_ends(shard: str, path: str) -> None:
+def tell_ends(policy: Policy, shard: str, path: str) -> None:
     """Tell the main process what the ends of a local shard look like, by which it knows copies."""
     with suppress(OSError), open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         first = file.read(END)
         file.seek(max(0, size - END))
-        tell({"shard": shard, "ends": ends(size, first, file.read(END))})
+        policy.tell_end(shard, ends(size, first, file.read(END)))
 
 
 def ends(size: int, first: bytes, last: bytes) -> str:

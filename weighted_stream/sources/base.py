@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from torch.utils.data import Dataset, IterableDataset
 
 from weighted_stream.errors import SourceError
 from weighted_stream.sources.bad_shards import Policy
 from weighted_stream.sources.parts import Part
+
+Recurs: TypeAlias = Literal["never", "again", "drawn"]
+"""How often a sample may come in an epoch: once; as often as the dataset repeats it; as often as it is drawn."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,14 @@ class Source(ABC):
 
     def least(self) -> int | None:
         """How many samples this rank is given in the epoch that has begun, at least; None if nobody knows."""
+        return None
+
+    def recurs(self) -> Recurs | None:
+        """Whether a sample may come more than once in an epoch. Default: None, nobody knows."""
+        return None
+
+    def draws(self) -> int | None:
+        """How many samples each reader gives in an epoch, where a number ends it; None, the default: the data does."""
         return None
 
     def rewind(self, epoch: int) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from weighted_stream.errors import SourceError
 from weighted_stream.sources.bad_shards import Policy, warn_of_repeats
-from weighted_stream.sources.base import Fingerprint, Source
+from weighted_stream.sources.base import Fingerprint, Recurs, Source
 from weighted_stream.sources.keys import IdFn, by
 from weighted_stream.sources.mds_checks import check_columns, check_local, is_streamings, resumes
 from weighted_stream.sources.mds_copies import copy_of, leave_to_owner
@@ -115,7 +115,6 @@ class MDSSource(Source):
         """
         if not self._reader.policy.skips:
             check_local(self._dataset)
-        self._reader.forget()
         if not self._listed:
             self._listed = True
             warn_of_repeats([name for name, _ in self._shards], "this dataset (index.json, or its streams)")
@@ -126,6 +125,13 @@ class MDSSource(Source):
         dataset: Any = self._dataset
         whole = dataset.batching_method == "random" and not resumes(dataset)
         return int(dataset.length) if whole else None  # a subclass may count something else in its __len__
+
+    def recurs(self) -> Recurs:
+        """Several times where a stream is up-sampled (``repeat``, ``proportion``, ``choose``), a shard listed twice."""
+        dataset: Any = self._dataset
+        sizes = dataset.samples_per_stream.tolist()
+        more = any(int(stream.choose) > size for stream, size in zip(dataset.streams, sizes, strict=True))
+        return "again" if more or len(dict(self._shards)) < len(self._shards) else "never"
 
     def rewind(self, epoch: int) -> None:
         """Begin at this epoch's order, also if the dataset was past it."""

@@ -21,14 +21,15 @@ from weighted_stream.sources.mds_checks import check_shard, is_streamings
 from weighted_stream.sources.unreadable import naming
 
 _LOCAL = 3  # streaming's own word for a shard that its cache holds (streaming.base.dataset)
-_OVERRIDES = ("__getitem__", "prepare_shard", "_each_sample_id")
+_OVERRIDES = ("__getitem__", "prepare_shard", "_get_work", "_each_sample_id")
 
 
 class Reader:
-    """Stands in for three methods of the copied dataset, which looks them up on itself.
+    """Stands in for four methods of the copied dataset, which looks them up on itself.
 
     ``__getitem__`` gives ``(id, sample)``, and looks at a shard when it first comes to it. ``prepare_shard`` keeps the
     error of a shard that cannot be brought: streaming raises it in a thread, whose end ends the epoch early, or never.
+    ``_get_work`` begins an epoch, before there are threads for it.
     ``_each_sample_id`` is `positions`, or where bad shards are skipped `readable`, which reads the sample before it
     gives its position out.
 
@@ -69,15 +70,16 @@ class Reader:
     def put(self) -> Reader:
         """Stand in."""
         methods = vars(self._dataset)
-        methods["__getitem__"], methods["prepare_shard"] = self, self.prepare
+        methods["__getitem__"], methods["prepare_shard"], methods["_get_work"] = self, self.prepare, self.begin
         methods["_each_sample_id"] = self.readable if self.policy.skips else self.positions
         return self
 
-    def forget(self) -> None:
-        """Give shards that could not be read another try."""
+    def begin(self, epoch: int, sample_in_epoch: int) -> Any:
+        """This reader's share of an epoch. Shards that could not be read in another one are given another try."""
         self._bad.clear()
         self._brought.clear()
         self._high = self._low
+        return type(self._dataset)._get_work(self._dataset, epoch, sample_in_epoch)
 
     def __call__(self, position: Any) -> Any:
         """``(id, sample)``."""
@@ -218,7 +220,7 @@ class Reader:
                     check_shard(folder, reader, name)
             self._whole[shard] = 1
         raw, _ = reader.file_pairs[0]
-        tell_ends(name, os.path.join(folder, raw.basename))
+        tell_ends(self.policy, name, os.path.join(folder, raw.basename))
 
     def _named(self, block: int, error: Exception) -> SourceError:
         try:

@@ -43,7 +43,7 @@ def leads_elsewhere(name: str) -> bool:
         >>> [leads_elsewhere(name) for name in ("shard.00000.mds", "a/b..mds", "../x", "a/../../x", "/etc/x", "")]
         [False, False, True, True, True, True]
     """
-    return not name or "\\0" in name or bool(_ABSOLUTE.match(name)) or ".." in re.split(r"[/\\]", name)
+    return not name or "\0" in name or bool(_ABSOLUTE.match(name)) or ".." in re.split(r"[/\\]", name)
 
 
 def _pickles(column: str, shard: Any) -> SourceError:

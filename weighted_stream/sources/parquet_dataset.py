@@ -236,7 +236,7 @@ class ParquetDataset(IterableDataset[Row]):
         path, rows = self.files.paths[file], self.files.rows[file]
         opened = open_file(path, self.files.filesystem)
         if self.files.filesystem is None:
-            tell_ends(self.files.keys[file], path)
+            tell_ends(self.policy, self.files.keys[file], path)
         if opened.metadata.num_rows != rows:
             raise self._changed(file, f"{opened.metadata.num_rows} rows")
         return opened

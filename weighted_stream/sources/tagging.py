@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, islice
 from typing import Any
 
 from torch.utils.data import IterableDataset
 
 from weighted_stream.errors import SampleIdError, SourceError
-from weighted_stream.sources.bad_shards import Policy
+from weighted_stream.sources.bad_shards import Policy, same_name
 from weighted_stream.sources.ids import key_id, named, named_id
 from weighted_stream.sources.keys import IdFn, identify
 from weighted_stream.sources.shard_names import is_local, location, shard_name
@@ -59,7 +59,7 @@ class TaggedStages(IterableDataset[Any]):
 
     def _by_key(self) -> Tagged:
         stream: Iterator[Any] = iter(())
-        tars = TarReading(self.policy, self.lenient)
+        tars = TarReading(self.policy, self.lenient, partial(_name, depth=self._depth))
         for place, stage in enumerate(self._stages):
             if place and stage_name(stage) in READS:
                 stream = tars.run(self._invoke, stage, stream)
@@ -72,7 +72,7 @@ class TaggedStages(IterableDataset[Any]):
                 return follow(iter(()), later, self._invoke)
             stream = chain([first], stream)
             if _has_key(first):
-                tagged = self._tag(stream, stage_name(stage) in _GROUP)
+                tagged = self._tag(stream, stage_name(stage) in _GROUP, tars.expands)
                 return follow(tagged, later, self._invoke, self._own_id)
         raise SourceError(
             "The samples of this pipeline have no id.",
@@ -81,8 +81,15 @@ class TaggedStages(IterableDataset[Any]):
             do="add __key__ and __url__ (str) to the samples, or pass id_fn=",
         )
 
-    def _tag(self, stream: Iterator[Any], in_shard_order: bool) -> Tagged:
-        """Ids by shard and key; where shards are read one after the other, each key may come once."""
+    def _tag(self, stream: Iterator[Any], in_shard_order: bool, one_url_each: bool = True) -> Tagged:
+        """Ids by shard and key; where shards are read one after the other, each key may come once.
+
+        Args:
+            stream: of samples.
+            in_shard_order: whether they are.
+            one_url_each: whether ``__url__`` is another object for each reading of a shard; else a shard is taken for
+                read again where its first key comes again.
+        """
         url, name, first, prefix = "", "", "", ""
         keys: set[str] = set()
         known: dict[str, str] = {}
@@ -93,13 +100,14 @@ class TaggedStages(IterableDataset[Any]):
                 if not _has_key(sample):
                     raise _no_key(sample)
                 key = sample["__key__"]
-                if sample["__url__"] != url:
-                    url = sample["__url__"]
-                    name = _name(url, self._depth)
-                    _refuse_one_name(known.setdefault(name, url), url)
+                found = sample["__url__"]
+                if found != url:
+                    name = _name(found, self._depth)
+                    _refuse_one_name(known.setdefault(name, found), found)
                     first, keys, prefix = key, set(), named(name)
-                elif key == first:  # the same shard once more
+                elif (found is not url) if one_url_each else (key == first):  # the same shard once more
                     keys = set()
+                url = found
                 if in_shard_order:
                     if key in keys:
                         raise _same_key(key, url)
@@ -174,12 +182,7 @@ def _refuse_one_name(url: str, other: str) -> None:
         return
     refuse_one_location([url, other])
     if location(url) != location(other):
-        raise SourceError(
-            "Two shards have the same name, so their samples would share ids.",
-            found=f"{location(url)} and {location(other)}",
-            expected="different file names",
-            do="rename one, begin the pipeline with a list of all urls (SimpleShardList), or pass id_fn=",
-        )
+        raise same_name(location(url), location(other))
 
 
 def _no_key(sample: Any) -> SampleIdError:

@@ -41,7 +41,8 @@ _MOVES = {
     *(f"webdataset.shardlists.{name}" for name in ("split_by_node", "split_by_worker")),
 }
 _BATCHES = {"webdataset.filters._batched"}
-_UNBATCHES = {"webdataset.filters._unbatched", "webdataset.filters._unlisted"}
+UNBATCHES = {"webdataset.filters._unbatched", "webdataset.filters._unlisted"}
+"""The stages that give out the samples of batches, by name."""
 
 _LOOK_AHEAD = 64
 """How many samples that a watched stage has taken are kept to be recognised; a filter may drop any number."""
@@ -87,7 +88,7 @@ def follow(tagged: Tagged, stages: Sequence[Any], invoke: Invoke, own_id: OwnId 
                 tagged = iter(invoke(stage, tagged))
             elif stage_name(stage) in _BATCHES:
                 tagged = _batch(tagged, stage)
-            elif stage_name(stage) in _UNBATCHES:
+            elif stage_name(stage) in UNBATCHES:
                 tagged = _unbatch(tagged, stage, invoke)
             else:
                 tagged = _watch(tagged, stage, invoke, own_id)

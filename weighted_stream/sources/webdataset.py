@@ -12,14 +12,16 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from weighted_stream.errors import SourceError
 from weighted_stream.sources.bad_shards import Policy, warn_of_repeats
-from weighted_stream.sources.base import Fingerprint, Source
+from weighted_stream.sources.base import Fingerprint, Recurs, Source
 from weighted_stream.sources.keys import IdFn, by
 from weighted_stream.sources.parts import Part
 from weighted_stream.sources.shard_names import depth_needed, is_local, location, shard_name
 from weighted_stream.sources.tagging import TaggedStages, refuse_one_location
 from weighted_stream.sources.tracking import stage_name
 from weighted_stream.sources.webdataset_checks import check_tars, goes_on
+from weighted_stream.sources.webdataset_epochs import of_webdataset, recurs, samples_of_epoch
 from weighted_stream.sources.webdataset_parts import node, only_reading, webdataset_parts
+from weighted_stream.sources.webdataset_pickles import is_mix, is_pipeline
 from weighted_stream.sources.webdataset_prepared import prepared
 
 _COUNT_EPOCHS = {"webdataset.filters.detshuffle", "webdataset.shardlists.ResampledShards"}
@@ -72,12 +74,17 @@ class WebDatasetSource(Source):
         self._parent_replica: tuple[int, int] | None = None
         self._left_behind = ""
         self._lenient = goes_on(_stages(data))
+        self._fingerprint: Fingerprint | None = None
+        self._whole: dict[str, tuple[int, int]] = {}
         self._dataset = _with_ids(data, self._depth, id_fn, self._counting)
+        self._recurs: Recurs | None = recurs(data) or ("again" if len(self._urls) < len(self._listed) else None)
+        # With an id_fn a stage of the user's may make batches, of which nobody knows the size.
+        self._draws = samples_of_epoch(data) if id_fn is None or all(map(of_webdataset, _stages(data))) else None
 
     @staticmethod
     def matches(data: Any) -> bool:
         """Whether ``data`` is a pipeline, or a mix, of webdataset's; does not import webdataset."""
-        return _is_pipeline(data) or _is_mix(data)
+        return is_pipeline(data) or is_mix(data)
 
     @property
     def dataset(self) -> IterableDataset[Any]:
@@ -96,7 +103,13 @@ class WebDatasetSource(Source):
         return self._dataset
 
     def fingerprint(self) -> Fingerprint:
-        """The listed shards; as their rows are unknown, with the bytes of a local one, 0 of a remote one."""
+        """The listed shards, as they were when it was first asked for; as their rows are unknown, with the bytes of a
+        local one, 0 of a remote one."""
+        if self._fingerprint is None:
+            self._fingerprint = self._found()
+        return self._fingerprint
+
+    def _found(self) -> Fingerprint:
         if self._id_fn is not None:
             return Fingerprint("webdataset", by(self._id_fn).strip())
         shards = {}
@@ -105,6 +118,14 @@ class WebDatasetSource(Source):
             if not is_local(where) or os.path.isfile(where):
                 shards[shard_name(url, self._depth)] = os.path.getsize(where) if is_local(where) else 0
         return Fingerprint("webdataset", "", shards=shards)
+
+    def recurs(self) -> Recurs | None:
+        """Drawn where shards are resampled; several times with ``repeat``, ``with_epoch`` or a shard listed twice."""
+        return self._recurs
+
+    def draws(self) -> int | None:
+        """What ``with_epoch`` says; of batches as many samples as they are to hold."""
+        return self._draws
 
     def parts(self, shuffle_seed: int | None = None) -> Iterator[Part]:
         """The listed shards, each once, whatever the pipeline resamples; see `webdataset_parts` for the order.
@@ -140,10 +161,13 @@ class WebDatasetSource(Source):
         return state
 
     def set_epoch(self, epoch: int) -> None:
-        """Let ``detshuffle`` and ``ResampledShards`` begin at this epoch: without it each new worker counts
-        from its start."""
+        """Let ``detshuffle`` and ``ResampledShards`` begin at this epoch, however far they have counted.
+
+        They count passes over the data, of which an epoch may have several. Workers that stay count on by themselves:
+        with several passes, they come to other orders than workers that are new in each epoch.
+        """
         for stage in self._counting:
-            stage.epoch = max(stage.epoch, epoch - 1)
+            stage.epoch = epoch - 1
 
     def set_policy(self, policy: Policy) -> None:
         """What readers do with a bad shard; a handler of the pipeline's own comes first."""
@@ -160,27 +184,22 @@ class WebDatasetSource(Source):
             SourceError: naming those that have none.
         """
         if not self._policy.skips:
-            check_tars(self._urls, self._lenient)
+            check_tars(self._urls, self._lenient, self._whole)
         if self._listed:
             warn_of_repeats([location(url) for url in self._listed], "this WebDataset")
             self._listed = []
-
-    def rewind(self, epoch: int) -> None:
-        """Begin at this epoch, also if the stages have counted past it."""
-        for stage in self._counting:
-            stage.epoch = epoch - 1
 
 
 def _with_ids(data: Any, depth: int, id_fn: IdFn | None, counting: list[Any]) -> IterableDataset[Any]:
     """A copy of a pipeline (or mix) that yields ids; ``counting`` receives its stages that count epochs."""
     result: Any
-    if _is_mix(data) and id_fn is None:
+    if is_mix(data) and id_fn is None:
         result = copy(data)
         result.datasets = [_with_ids(part, depth, None, counting) for part in data.datasets]
-    elif _is_pipeline(data):
+    elif is_pipeline(data):
         _refuse(data)
         first, *later = data.pipeline
-        nested = id_fn is None and (_is_pipeline(first) or _is_mix(first))
+        nested = id_fn is None and (is_pipeline(first) or is_mix(first))
         stages = [_with_ids(first, depth, None, counting) if nested else _own(first), *map(_own, later)]
         counting += [stage for stage in stages if stage_name(stage) in _COUNT_EPOCHS]
         runner, result = copy(data), copy(data)
@@ -212,7 +231,7 @@ def _own(stage: Any) -> Any:
 
 def _stages(data: Any) -> Iterator[Any]:
     """All stages of a pipeline or a mix, with those of what is inside."""
-    for part in data.pipeline if _is_pipeline(data) else data.datasets if _is_mix(data) else []:
+    for part in data.pipeline if is_pipeline(data) else data.datasets if is_mix(data) else []:
         yield part
         yield from _stages(part)
 
@@ -250,15 +269,3 @@ def _refuse(data: Any) -> None:
             expected="a pipeline that begins with a shard list",
             do="wrap the dataset of that loader",
         )
-
-
-def _is_pipeline(data: Any) -> bool:
-    return _is_a(data, "webdataset.pipeline", "DataPipeline")
-
-
-def _is_mix(data: Any) -> bool:
-    return _is_a(data, "webdataset.mix", "RandomMix", "RoundRobin")
-
-
-def _is_a(data: Any, module: str, *names: str) -> bool:
-    return any(kind.__module__ == module and kind.__name__ in names for kind in type(data).__mro__)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
+from typing import Any, BinaryIO
 
 from weighted_stream.errors import SourceError
 from weighted_stream.sources.shard_names import is_local, location
@@ -17,11 +18,11 @@ NAMED = 3
 BLOCK = 512
 """Bytes of a tar file's blocks; two of zeros are its end."""
 
-LAST = 1 << 16
-"""So many bytes are searched for it: something may stand behind the end."""
+LAST = (2 * BLOCK, 1 << 16)
+"""So many bytes are searched for it: nearly always it is the last thing, but something may stand behind it."""
 
 
-def check_tars(urls: Iterable[str], lenient: bool) -> None:
+def check_tars(urls: Iterable[str], lenient: bool, whole: dict[str, tuple[int, int]] | None = None) -> None:
     """Local, uncompressed tar files must have the end that every writer puts there when it closes them.
 
     A file that is missing, or cannot be opened, is left to the reader, which says so.
@@ -29,12 +30,15 @@ def check_tars(urls: Iterable[str], lenient: bool) -> None:
     Args:
         urls: of the shards.
         lenient: warn; the pipeline has a handler that goes on behind an error.
+        whole: size and time of the files that were found whole before, by path, which are not opened again if they are
+            as they were; those found now are added.
 
     Raises:
         SourceError: naming those that have no end.
     """
     local = [url for url in urls if is_local(location(url)) and not url.startswith("pipe:")]
-    cut = [url for url in local if _is_cut(location(url))]
+    known = {} if whole is None else whole
+    cut = [url for url in local if _is_cut(location(url), known)]
     if not cut:
         return
     more = f", and {len(cut) - NAMED} more" if len(cut) > NAMED else ""
@@ -52,20 +56,32 @@ def check_tars(urls: Iterable[str], lenient: bool) -> None:
     )
 
 
-def _is_cut(path: str) -> bool:
+def _is_cut(path: str, whole: dict[str, tuple[int, int]]) -> bool:
     try:
-        if not os.path.isfile(path):  # opening a named pipe would wait for its writer
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # opening a named pipe would wait for its writer
+            return False
+        mark = found.st_size, found.st_mtime_ns
+        if whole.get(path) == mark:
             return False
         with open(path, "rb") as file:
-            begin = file.read(2)
-            if begin in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5"):  # compressed: the reader checks its sums
-                return False
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - LAST) // BLOCK * BLOCK)
-            blocks = [file.read(BLOCK) for _ in range(LAST // BLOCK + 1)]
-            return not any(one == other == bytes(BLOCK) for one, other in pairwise(blocks))
+            if not _has_end(file, found.st_size):
+                return True
     except OSError:
         return False
+    whole[path] = mark
+    return False
+
+
+def _has_end(file: BinaryIO, size: int) -> bool:
+    if file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5"):  # compressed: seen when it is read to its end
+        return True
+    for last in LAST:
+        file.seek(max(0, size - last) // BLOCK * BLOCK)
+        blocks = [file.read(BLOCK) for _ in range(last // BLOCK + 1)]
+        if any(one == other == bytes(BLOCK) for one, other in pairwise(blocks)):
+            return True
+    return False
 
 
 def goes_on(stages: Iterable[Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from weighted_stream.errors import SourceError
 from weighted_stream.sources.bad_shards import SAID, Policy
 from weighted_stream.sources.board import reads, tell
-from weighted_stream.sources.shard_names import location
+from weighted_stream.sources.shard_names import is_local, location
 from weighted_stream.sources.tracking import Invoke, stage_name
 from weighted_stream.sources.unreadable import naming
 from weighted_stream.sources.webdataset_tars import Handler, TarStream, members
@@ -19,9 +19,13 @@ from weighted_stream.sources.webdataset_tars import Handler, TarStream, members
 _EXPANDS = "webdataset.tariterators.tar_file_expander"
 _ALL_IN_ONE = "webdataset.tariterators.tarfile_samples"
 _GROUPS = "webdataset.tariterators.group_by_keys"
-_OPENS = {"webdataset.tariterators.url_opener", "webdataset.cache.StreamingOpen", "webdataset.cache.FileCache"}
+_CACHES = "webdataset.cache.FileCache"
+_OPENS = {"webdataset.tariterators.url_opener", "webdataset.cache.StreamingOpen", _CACHES}
 READS = {_EXPANDS, _ALL_IN_ONE, _GROUPS, *_OPENS}
 """The stages that read shards, by name."""
+
+TRIES = 3
+"""So often a remote shard is fetched for webdataset's cache, which pauses longer each time, before it counts as bad."""
 
 
 class TarReading:
@@ -30,12 +34,21 @@ class TarReading:
     Args:
         policy: what to do with a bad shard.
         lenient: the user's pipeline has a handler that goes on behind errors: then what is found is only said.
+        name: of a shard by its url, as it counts in ids; None: it does not.
+
+    Attributes:
+        url: of the shard that is read.
+        broken: the urls of those that cannot be read to their end.
+        expands: whether tar files are opened here: then the ``__url__`` of samples is one object for each reading of a
+            shard, by which a shard that is read again is told from a key that comes again.
     """
 
-    def __init__(self, policy: Policy, lenient: bool) -> None:
-        self.policy, self._lenient = policy, lenient
+    def __init__(self, policy: Policy, lenient: bool, name: Callable[[str], str] | None = None) -> None:
+        self.policy, self._lenient, self._name = policy, lenient, name
         self.url = ""
         self.broken: set[str] = set()
+        self.expands = False
+        self._failures = 0
 
     def run(self, invoke: Invoke, stage: Any, stream: Iterator[Any]) -> Iterator[Any]:
         """One stage."""
@@ -61,8 +74,9 @@ class TarReading:
     def _urls(self, stream: Iterator[Any]) -> Iterator[Any]:
         """What is opened next, for the error's sake."""
         for source in stream:
-            if isinstance(source, dict) and isinstance(source.get("url"), str):
-                self.url = source["url"]
+            url = source.get("url") if isinstance(source, dict) else source
+            if isinstance(url, str):
+                self.url, self._failures = url, 0
             yield source
 
     def _files(
@@ -74,12 +88,13 @@ class TarReading:
         eof_value: Any,
     ) -> Iterator[Any]:
         """The members of each tar file, and the mark at its end, as webdataset's ``tar_file_expander`` has them."""
-        handler = self._telling(handler)
+        handler, self.expands = self._telling(handler), True
         for source in self._named(sources):
             try:
                 self.url, stream = str(source["url"]), TarStream(source["stream"])
                 self.broken.discard(self.url)
                 reads(location(self.url).encode())
+                source = {**source, "url": "".join(list(self.url))}  # an object of its own
                 yield from members(stream, source, handler, select_files, rename_files)
             except Exception as error:
                 with self._naming():
@@ -105,7 +120,7 @@ class TarReading:
 
     def _look_at_end(self, stream: TarStream) -> None:
         where = location(self.url)
-        if stream.ended is False:
+        if not stream.ended:
             error = SourceError(
                 f"Shard {where} is broken: what is behind that place cannot be read.",
                 found=f"no header of a tar file, nor its end, within the first {stream.size:,} bytes",
@@ -114,7 +129,7 @@ class TarReading:
                 'on_bad_shard="skip" leaves the rest of it out',
             )
             self._meet(error)
-        tell({"shard": where, "ends": stream.ends()})
+        self.policy.tell_end(where, stream.ends(), self._name(self.url) if self._name is not None else "")
 
     def _meet(self, error: SourceError) -> None:
         if self._lenient and not self.policy.skips:
@@ -148,7 +163,7 @@ class TarReading:
             stage.kw = {**stage.kw, "handler": self.handle}
         elif not takes and _reraises(getattr(stage, "handler", self)):
             stage = copy(stage)
-            stage.handler = self.handle
+            stage.handler = self._fetch_again if stage_name(stage) == _CACHES else self.handle
         return stage
 
     def handle(self, error: Exception) -> bool:
@@ -159,6 +174,14 @@ class TarReading:
         except SourceError as named:
             self._meet(named)
         return True
+
+    def _fetch_again(self, error: Exception) -> bool:
+        """A handler for webdataset's cache, which tries ten times, with minutes of pauses, if it may."""
+        self._failures += 1
+        if self._failures < TRIES and not is_local(location(self.url)):
+            return True
+        self.handle(error)
+        return False
 
 
 def _arguments(stage: Any, stream: Iterator[Any]) -> tuple[Iterator[Any], dict[str, Any]]:
