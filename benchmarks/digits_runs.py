@@ -11,31 +11,58 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import TensorDataset
 
-from benchmarks.noisy_labels import digits
 from weighted_stream import (
+    Adapt,
     DataWeightingModel,
+    Dro,
+    Extremes,
     FilterThenWeight,
+    Frozen,
     Greats,
+    InfoBatch,
+    Kakurenbo,
     LinUpper,
     MetaWeightNet,
+    Quadratic,
     RhoLoss,
+    Shuffled,
+    SmallLoss,
     Strategy,
     Uniform,
     WeightedStream,
+    WeightStore,
     per_sample_cross_entropy,
 )
 from weighted_stream.demo.train import endless
 
+NOISE, PICKING, TESTING = 0.4, 200, 400
 BATCH, BUDGET, TOLD, WIDTH, RATE, EVALUATE_EVERY, STAGES = 32, 0.25, 100, 128, 2e-3, 50, 5
 HEAD = "4"
 """The output layer of `network`."""
 
 Rows = tuple[Tensor, Tensor]
+
+
+def digits(seed: int) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Training set (with a mask of the untouched labels), rows to pick options and evaluations on, test rows."""
+    from sklearn.datasets import load_digits
+
+    rng = np.random.default_rng(seed)
+    images, labels = load_digits(return_X_y=True)
+    order = rng.permutation(len(labels))
+    x = torch.tensor(images[order] / 16, dtype=torch.float32)
+    y = torch.tensor(labels[order])
+    test, pick, rest = x[:TESTING], x[TESTING : TESTING + PICKING], x[TESTING + PICKING :]
+    train_y = y[TESTING + PICKING :].clone()
+    noisy = torch.from_numpy(rng.random(len(train_y)) < NOISE)
+    train_y[noisy] = torch.from_numpy(rng.integers(0, 10, int(noisy.sum())))
+    return (rest, train_y, ~noisy), (pick, y[TESTING : TESTING + PICKING]), (test, y[:TESTING])
 
 
 @dataclass(frozen=True)
@@ -87,6 +114,8 @@ class Method:
         make: makes the strategy of a run that is about to begin, with the options.
         grid: options to choose from.
         like: the row whose options are taken, in place of a grid.
+        after: a row: its run comes first, and its last weights are in the store.
+        matched: a row: the learning rate is that times the mean weight of its runs.
         rows: what is trained on; by default the rows with wrong labels among them.
         width: of the model's layers.
     """
@@ -94,6 +123,8 @@ class Method:
     make: Callable[..., Strategy]
     grid: tuple[dict[str, Any], ...] = ({},)
     like: str | None = None
+    after: str | None = None
+    matched: str | None = None
     rows: Callable[[Data], Rows] | None = None
     width: int = WIDTH
 
@@ -114,33 +145,49 @@ class Beginning:
         return list(zip(*(part.split(TOLD // 2) for part in self.data.told), strict=True))  # type: ignore[no-untyped-call]
 
 
-def run(method: Method, options: dict[str, Any], seed: int, steps: int) -> dict[str, Any]:
+def run(
+    method: Method, options: dict[str, Any], seed: int, steps: int, rate: float = RATE, store: WeightStore | None = None
+) -> dict[str, Any]:
     """Train once.
+
+    Args:
+        method: a row.
+        options: of its grid.
+        seed: of data, order and model.
+        steps: of 32 samples.
+        rate: learning rate.
+        store: remembers; by default a temporary one.
 
     Returns:
         Test accuracy at the end, and at the evaluation that is best on the rows to pick on (and how good it is there);
-        the share of the weight on labels drawn at random, on average between evaluations.
+        the share of the weight on labels drawn at random, on average between evaluations; the mean weight; and the
+        processor time, with that of the run before, if there is one.
     """
+    start = time.process_time()
+    if method.after is not None:
+        store = WeightStore()
+        run(METHODS[method.after], METHODS[method.after].grid[0], seed, steps, rate, store)
     data = Data.of(seed)
     rows = data.train if method.rows is None else method.rows(data)
     model = network(seed, method.width)
-    optimizer = AdamW(model.parameters(), lr=RATE)
+    optimizer = AdamW(model.parameters(), lr=rate)
     strategy = method.make(Beginning(model, optimizer, data, seed, steps), **options)
-    start = time.process_time()
     shares: list[float] = []
+    means: list[float] = []
     curve: list[tuple[float, float]] = []
-    with WeightedStream(TensorDataset(*rows), strategy) as stream:
-        loader = stream.loader(batch_size=BATCH, shuffle=True, seed=seed, drop_last=True)
-        for step, (batch, weight) in enumerate(islice(endless(loader), steps), 1):
-            losses = losses_of(model, batch)
-            optimizer.zero_grad()
-            (losses * weight).mean().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if method.rows is None:
-                weights = weight.tensor()
-                shares.append(float(weights[data.drawn[weight.ids]].sum() / weights.sum()))
-            if step % EVALUATE_EVERY == 0 or step == steps:
-                curve.append((accuracy(model, data.pick), accuracy(model, data.test)))
+    stream = WeightedStream(TensorDataset(*rows), strategy, store=store)
+    loader = stream.loader(batch_size=BATCH, shuffle=True, seed=seed, drop_last=True)
+    for step, (batch, weight) in enumerate(islice(endless(loader), steps), 1):
+        losses = losses_of(model, batch)
+        optimizer.zero_grad()
+        (losses * weight).mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        weights = weight.tensor()
+        means.append(weights.mean().item())
+        if method.rows is None:
+            shares.append(float(weights[data.drawn[weight.ids]].sum() / weights.sum()))
+        if step % EVALUATE_EVERY == 0 or step == steps:
+            curve.append((accuracy(model, data.pick), accuracy(model, data.test)))
     windows = [shares[at : at + EVALUATE_EVERY] for at in range(0, len(shares), EVALUATE_EVERY)]
     return {
         "seed": seed,
@@ -149,6 +196,7 @@ def run(method: Method, options: dict[str, Any], seed: int, steps: int) -> dict[
         "picked": max(curve)[1],
         "pick": max(curve)[0],
         "shares": [statistics.mean(window) for window in windows],
+        "mean weight": statistics.mean(means),
         "seconds": time.process_time() - start,
     }
 
@@ -157,8 +205,21 @@ def uniform(begun: Beginning) -> Strategy:
     return Uniform()
 
 
+def small_loss(begun: Beginning) -> Strategy:
+    return SmallLoss(r=1.0)
+
+
 def lin_upper(begun: Beginning) -> Strategy:
-    return LinUpper(r=1.0)
+    return LinUpper(r=0.4)
+
+
+def epochs(begun: Beginning) -> int:
+    """Of the run."""
+    return max(1, begun.steps // (len(begun.data.train[0]) // BATCH))
+
+
+def adapt(begun: Beginning) -> Strategy:
+    return Adapt(begun.model, [(images,) for images, _ in begun.target], head=HEAD)
 
 
 def rho_loss(begun: Beginning) -> Strategy:
@@ -222,7 +283,18 @@ def transferred(begun: Beginning, **options: Any) -> Strategy:
 
 METHODS: dict[str, Method] = {
     "uniform": Method(uniform),
-    "LinUpper": Method(lin_upper),
+    "LinUpper(r=0.4)": Method(lin_upper),
+    "LinUpper(r=0.4), shuffled": Method(lambda b: Shuffled(lin_upper(b), seed=b.seed)),
+    "Quadratic(r=1)": Method(lambda b: Quadratic(r=1.0)),
+    "Extremes(r=1)": Method(lambda b: Extremes(r=1.0)),
+    "Dro(ess=0.7)": Method(lambda b: Dro(ess=0.7)),
+    "SmallLoss(r=1)": Method(small_loss),
+    "SmallLoss(r=1), shuffled": Method(lambda b: Shuffled(small_loss(b), seed=b.seed)),
+    "SmallLoss(r=1), frozen": Method(lambda b: Frozen(), after="SmallLoss(r=1)"),
+    "InfoBatch": Method(lambda b: InfoBatch(epochs(b), seed=b.seed)),
+    "Kakurenbo": Method(lambda b: Kakurenbo(epochs(b), seed=b.seed)),
+    "Adapt": Method(adapt),
+    "uniform, learning rate of Adapt": Method(uniform, matched="Adapt"),
     "RhoLoss": Method(rho_loss),
     "GREATS": Method(greats, ({"published": True}, {"published": False})),
     "Filter-then-Weight": Method(filter_then_weight, ({"layers": "all"}, {"layers": [HEAD]})),

@@ -146,7 +146,7 @@ def options(setting: Mapping[str, Any]) -> str:
         "linupper": ("r",),
         "product": ("ess", "r"),
     }
-    names = shown.get(setting["weights"], ())
+    names = [*shown.get(setting["weights"], ()), *(["budget"] if setting.get("budget") else [])]
     return ", ".join([f"rate × {setting['rate']:g}", *(f"{name}={setting[name]}" for name in names)])
 
 

@@ -23,6 +23,7 @@ from weighted_stream import (
     AdaptBM25,
     HashedEncoder,
     LinUpper,
+    Resampled,
     Shuffled,
     Similarity,
     Strategy,
@@ -56,7 +57,8 @@ class Setting:
         tau: temperature of the two ADAPTs.
         center: of ADAPT.
         r: temperature of LinUpper.
-        shuffled: permute the weights within each batch.
+        shuffled: permute the weights within each batch, or among the candidates.
+        budget: draw this share of the candidates by the weights; None: weigh the batch.
         ahead: score in a process of its own while the model trains, as users do. If not, the same scores are put into
             the store before the training.
     """
@@ -70,6 +72,7 @@ class Setting:
     center: Literal["running"] | None = None
     r: float = 1.0
     shuffled: bool = False
+    budget: float | None = None
     ahead: bool = False
 
 
@@ -205,7 +208,9 @@ def make_strategy(task: Task, data: Prepared, model: GPT) -> Strategy:
             made = AdaptBM25(target, tau=setting.tau, wait=True)
         case _:
             raise ValueError(setting.weights)
-    return Shuffled(made, seed=task.seed) if setting.shuffled else made
+    if setting.shuffled:
+        made = Shuffled(made, seed=task.seed)
+    return made if setting.budget is None else Resampled(made, setting.budget, seed=task.seed)
 
 
 def similarity(task: Task, mixture: Mixture) -> Similarity:

@@ -5,7 +5,6 @@ Newer results bring their tables along; when a benchmark has been run again, its
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,21 +23,6 @@ def steps(values: Sequence[int | None]) -> str:
     if len(set(values)) == 1:
         return f"{values[0]} each"
     return ", ".join("never" if value is None else str(value) for value in values)
-
-
-def noisy_labels(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = [
-        [name, *(statistics.median(run[key]) for key in ("end", "picked", "weight on wrong labels"))]
-        for name, run in kept["accuracy"].items()
-    ]
-    return [
-        table(
-            f"Test accuracy on digits, 40% of the labels drawn at random, median of {kept['seeds']} seeds",
-            ["weights", "at the end", "picked", "share of the weight on labels drawn at random"],
-            rows,
-            f"After {kept['epochs']} epochs; picked: the epoch that is best on clean rows.",
-        )
-    ]
 
 
 def redundant_stream(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -117,52 +101,11 @@ def shared_store(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [side, table(f"{kept['samples']:,} samples over the line", ["", "rate, samples/s"], rates)]
 
 
-def weighting_models(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
-    every = kept["rows"]
-    rows = []
-    for name, row in every.items():
-        base = every["twice the width: uniform" if name.startswith("twice") else "uniform"]
-        pairs = list(zip(row["runs"], base["runs"], strict=True))
-        above = "" if base is row else f"{sum(a['end'] > b['end'] for a, b in pairs)} of {len(pairs)}"
-        shares = [
-            None if row[key] is None else f"{row[key]['median']:.0%}" for key in ("share at first", "share at last")
-        ]
-        rows.append(
-            [
-                name,
-                *(f"{row['end'][key]:.3f}" for key in ("median", "low")),
-                above,
-                f"{row['picked']['median']:.3f}",
-                *shares,
-            ]
-        )
-    return [
-        table(
-            f"Wrong labels, and 100 clean rows to go by: test accuracy on digits, median of {kept['seeds']} seeds",
-            [
-                "weights",
-                "at the end",
-                "the worst seed",
-                "above uniform, seeds",
-                "picked",
-                "weight on drawn labels, first steps",
-                "last steps",
-            ],
-            rows,
-            f"40% of the labels drawn at random, {kept['steps']:,} steps; methods that choose take 32 of 128; options "
-            "chosen with other seeds. Picked: the step that is best on 100 other clean rows. Frozen: the weighting "
-            "model learned beside the narrow model, used as it is. It takes seven minutes.",
-        )
-    ]
-
-
 TABLES: dict[str, Callable[[Mapping[str, Any]], list[dict[str, Any]]]] = {
     f.__name__: f
     for f in (
-        noisy_labels,
         redundant_stream,
         selection,
         shared_store,
-        weighting_models,
     )
 }

@@ -49,8 +49,7 @@ BENCHMARKS = {
     "scoring": Benchmark("encoders over sentence-transformers", QUICK, 1.5, 9, (("--devices", "cuda"),)),
     "scale": Benchmark("memory, disk and network of 10^9 samples and 1,000 ranks; simulated ranks", QUICK, 0.5, 2),
     "report_page": Benchmark("the report of a large run", QUICK, 0.3, 1),
-    "noisy_labels": Benchmark("weights where labels are wrong", QUICK, 0.6, 1),
-    "weighting_models": Benchmark("learned weights where labels are wrong", QUICK, 0.7, 7),
+    "noisy_labels": Benchmark("every strategy where labels are wrong", QUICK, 1, 10),
     "effects": Benchmark(
         "every strategy on the installed packages' text",
         QUICK,

@@ -14,6 +14,9 @@ loss on 200 others. The scores, which do not depend on the training, are put int
 own scorers; the row "scored ahead" is the same run as its users see it, with a process that scores while the model
 trains, and must end at the same loss. The vectors of the sentence encoder are made once per seed (and kept in --cache).
 
+Rows "resampled": the batch is drawn from two to eight times as many candidates, by the weights, in place of being
+weighed; it takes as many times the stream for as many steps. Shuffled, the same of whoever it is.
+
 Rows "its best rate": the learning rate, too, is the best of several, given the other options, chosen in the same way.
 """
 
@@ -41,8 +44,9 @@ from benchmarks.mixtures import STANDARD, add_data_argument, leave_out_without, 
 
 ESS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 RATES = (1.0, 1.5, 2.0, 3.0)
+BUDGETS, RESAMPLED_ESS = (0.5, 0.25, 0.125), (0.4, 0.6, 0.8)
 HASHED, PAIRS, MINILM = "Similarity, hashed", "Similarity, hashed pairs", "Similarity, MiniLM"
-BM25 = "Similarity, BM25 scores"
+BM25, RESAMPLED = "Similarity, BM25 scores", f"{HASHED}, resampled"
 BEST_RATE = mixture_report.BEST_RATE
 
 Results = dict[tuple[Setting, int], dict[str, Any]]
@@ -63,6 +67,7 @@ def grids() -> dict[str, list[Setting]]:
         "AdaptBM25, as published": [Setting("bm25")],
         "AdaptBM25, smaller tau": [Setting("bm25", tau=tau) for tau in (0.5, 0.25, 0.1)],
         "LinUpper": [Setting("linupper")],
+        RESAMPLED: [Setting("similarity", ess=ess, budget=budget) for budget in BUDGETS for ess in RESAMPLED_ESS],
         "oracle: maths scores 1, the rest 0": [Setting("similarity", encoder="oracle", ess=ess) for ess in ESS],
         "oracle: maths only": [Setting("oracle")],
     }
@@ -71,10 +76,10 @@ def grids() -> dict[str, list[Setting]]:
 def derived(chosen: dict[str, Setting]) -> dict[str, list[Setting]]:
     """Rows that start from what was chosen for others, each again with the settings to choose from."""
     rows = {}
-    for row in (HASHED, PAIRS, MINILM, BM25):
+    for row in (HASHED, PAIRS, MINILM, BM25, RESAMPLED):
         if row in chosen:
             rows[f"{row}, its best rate"] = [replace(chosen[row], rate=rate) for rate in RATES]
-    for row in (HASHED, MINILM):
+    for row in (HASHED, MINILM, RESAMPLED):
         if row in chosen:
             control = replace(chosen[row], shuffled=True)
             rows[f"{row}, shuffled"] = [control]
@@ -89,7 +94,7 @@ def derived(chosen: dict[str, Setting]) -> dict[str, list[Setting]]:
 
 def base(row: str) -> str:
     """The row whose chosen setting a row follows from; of the others, itself."""
-    return max((one for one in grids() if row.startswith((f"{one},", f"{one} *"))), key=len, default=row)
+    return max((one for one in grids() if row == one or row.startswith((f"{one},", f"{one} *"))), key=len, default=row)
 
 
 def choose(grid: list[Setting], results: Results, seeds: Iterable[int]) -> Setting:
@@ -136,14 +141,17 @@ def measure(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
     wanted = wanted_rows(options.only)
     needed = wanted | {base(row) for row in wanted}
     rows = {row: grid for row, grid in grids().items() if row in needed}
-    vectors = cache if MINILM in rows else None
     results, kept = kept_runs(options) if options.keep else ({}, {})
+    vectors: set[int] = set()
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
 
         def make(settings: list[Setting], of: Iterable[int]) -> None:
             """Run what has not run yet, seed by seed: a process then prepares few mixtures."""
             missing = [(s, seed) for seed in of for s in dict.fromkeys(settings) if (s, seed) not in results]
-            tasks = [Task(options.data, vectors, s, seed, options.steps, options.rate) for s, seed in missing]
+            embedded = sorted({seed for s, seed in missing if s.encoder == "minilm"} - vectors)
+            list(pool.map(keep_minilm, *zip(*((options.data, cache, seed) for seed in embedded), strict=True)))
+            vectors.update(embedded)
+            tasks = [Task(options.data, cache, s, seed, options.steps, options.rate) for s, seed in missing]
             for key, result in zip(missing, pool.map(run, tasks), strict=True):
                 results[key] = result
                 print(mixture_report.line(result), flush=True)
@@ -153,8 +161,6 @@ def measure(options: argparse.Namespace, cache: Path) -> dict[str, Any]:
             make([setting for grid in rows.values() if len(grid) > 1 for setting in grid], choosing)
             return {row: choose(grid, results, choosing) if len(grid) > 1 else grid[0] for row, grid in rows.items()}
 
-        if vectors is not None:
-            list(pool.map(keep_minilm, *zip(*((options.data, vectors, seed) for seed in seeds), strict=True)))
         chosen = settle(rows)
         chosen |= settle({row: grid for row, grid in derived(chosen).items() if row in wanted})
         chosen = {row: setting for row, setting in chosen.items() if row in wanted}

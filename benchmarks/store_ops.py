@@ -7,6 +7,9 @@ the same way: in one process, in turns, on random ids of the same set. Two compa
   (running average, last loss, weight, visits, step), without checks, counters, readers or crash safety;
 - *bare*: nothing but moving the records, `array[ids]` for a get, and `array[ids] = array[ids]` for an update.
 
+`record` is what a stream calls with the feedback of a batch: it writes many batches together. 32 calls in a row are
+timed, in which it writes once; the figure is that of a call, also the rival's, an update each.
+
 Ids above 2**38 lie in a table; there the plain way is a Python dict from id to row.
 """
 
@@ -88,8 +91,8 @@ def bare_update(array: npt.NDArray[Any], ids: Ids) -> None:
 FIGURES: list[dict[str, Any]] = []
 
 
-def measure(name: str, works: dict[str, Work], pool: Ids, batch: int, repeats: int) -> None:
-    """Time the works in turns, on the same random ids of the pool; print the figures and keep them."""
+def measure(name: str, works: dict[str, Work], pool: Ids, batch: int, repeats: int, calls: int = 1) -> None:
+    """Time the works in turns, on random ids of the pool, so many calls at once; print the figures and keep them."""
     rng = np.random.default_rng(batch)
     loss, weight = (rng.gamma(2.0, size=(2, batch))).astype(np.float32)
     times: dict[str, list[float]] = {kind: [] for kind in works}
@@ -97,11 +100,12 @@ def measure(name: str, works: dict[str, Work], pool: Ids, batch: int, repeats: i
     for repeat in range(repeats):
         # Everybody comes first, in the middle and last equally often, and meets ids that nobody has just warmed.
         for kind in kinds[repeat % len(kinds) :] + kinds[: repeat % len(kinds)]:
-            ids = rng.choice(pool, batch, replace=False) if pool.size < 10**4 else np.unique(rng.choice(pool, batch))
-            n = ids.size
+            work, drawn = works[kind], [some(pool, batch, rng) for _ in range(calls)]
+            given = [(ids, loss[: ids.size], weight[: ids.size]) for ids in drawn]
             begin = time.perf_counter()
-            works[kind](ids, loss[:n], weight[:n], repeat)
-            times[kind].append(time.perf_counter() - begin)
+            for ids, losses, weights in given:
+                work(ids, losses, weights, repeat)
+            times[kind].append((time.perf_counter() - begin) / calls)
     line = f"{name:34s} batch {batch:3d}  "
     middles = {kind: float(np.median(values)) for kind, values in times.items()}
     for kind, values in times.items():
@@ -111,6 +115,11 @@ def measure(name: str, works: dict[str, Work], pool: Ids, batch: int, repeats: i
     FIGURES.append({"what": name, "batch": batch, "microseconds": microseconds})
     others = [kind for kind in kinds if kind != "store"]
     print(line + "  " + ", ".join(f"{middles['store'] / middles[kind]:.2f}x {kind}" for kind in others))
+
+
+def some(pool: Ids, batch: int, rng: np.random.Generator) -> Ids:
+    """Distinct ids of the pool."""
+    return rng.choice(pool, batch, replace=False) if pool.size < 10**4 else np.unique(rng.choice(pool, batch))
 
 
 def dense(warm: int, repeats: int) -> None:
@@ -140,9 +149,11 @@ def dense(warm: int, repeats: int) -> None:
             "same work": lambda ids, loss, weight, step: plain_update(pieces, ids, loss, weight, step),
             "bare": lambda ids, loss, weight, step: bare_update(pieces, ids),
         }
+        records = updates | {"store": lambda ids, loss, weight, step: store.record(ids, loss, weight, step=step)}
         for batch in (64, 256):
             measure(f"{name} get", gets, pool, batch, repeats)
             measure(f"{name} update", updates, pool, batch, repeats)
+            measure(f"{name} record", records, pool, batch, repeats // 8, calls=32)
 
 
 def hashed(samples: int, repeats: int) -> None:

@@ -238,7 +238,7 @@ def test_the_setting_with_the_lowest_loss_on_the_texts_to_choose_on() -> None:
 
 def test_rows_that_follow_from_others() -> None:
     from benchmarks.mixture_runs import Setting
-    from benchmarks.standard_mixture import HASHED, RATES, base, derived, grids
+    from benchmarks.standard_mixture import HASHED, RATES, RESAMPLED, base, derived, grids
 
     rows = derived({HASHED: Setting("similarity", ess=0.4)})
     assert {base(row) for row in rows} == {HASHED}
@@ -246,8 +246,8 @@ def test_rows_that_follow_from_others() -> None:
     assert rows[f"{HASHED}, shuffled, its best rate"] == [
         Setting("similarity", ess=0.4, rate=rate, shuffled=True) for rate in RATES
     ]
-    assert base("LinUpper") == "LinUpper"
-    assert base("uniform, its best rate") == "uniform"
+    assert {row: base(row) for row in grids()} == {row: row for row in grids()}
+    assert base(f"{RESAMPLED}, shuffled, its best rate") == RESAMPLED
 
 
 def test_runs_of_earlier_results_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 
 from small_mixture import write_small_mixture
 
-from benchmarks import digits_runs, method_cost, method_cost_runs, selection, selection_runs, weighting_models
+from benchmarks import digits_runs, method_cost, method_cost_runs, noisy_labels, selection, selection_runs
 from benchmarks.harness import FOLDER, Spread
 from benchmarks.selection import Row
 from benchmarks.selection_runs import Setting, Task, equal_steps, passes
@@ -177,7 +177,7 @@ SHORT = ["uniform", "RhoLoss", "GREATS", "Filter-then-Weight", "Meta-Weight-Net"
 def digit_rows() -> dict[str, dict[str, Any]]:
     methods = {name: digits_runs.METHODS[name] for name in SHORT}
     return {
-        name: weighting_models.figures_of([digits_runs.run(method, method.grid[0], 0, 60)])
+        name: noisy_labels.figures_of([digits_runs.run(method, method.grid[0], 0, 60)])
         for name, method in methods.items()
     }
 
@@ -194,14 +194,14 @@ def test_the_share_of_weight_on_labels_drawn_at_random(digit_rows: dict[str, dic
 
 def test_the_table_and_picture_of_shares(digit_rows: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    assert [line[0] for line in weighting_models.as_table(digit_rows).rows] == list(digit_rows)
-    weighting_models.draw(digit_rows, tmp_path / "a.png")
+    assert [line[0] for line in noisy_labels.as_table(digit_rows).rows] == list(digit_rows)
+    noisy_labels.draw(digit_rows, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_rows_are_compared_with_uniform_training_of_the_same_model() -> None:
     rows = {
-        name: {"runs": [{"end": end} for end in ends]}
+        name: {"runs": [{"end": end, "seconds": 1.0} for end in ends]}
         for name, ends in {
             "uniform": [0.5, 0.6],
             "DWM": [0.6, 0.6],
@@ -209,19 +209,21 @@ def test_rows_are_compared_with_uniform_training_of_the_same_model() -> None:
             "twice the width: DWM learned there": [0.6, 0.4],
         }.items()
     }
-    assert [weighting_models.above(rows, name) for name in rows] == ["", "1 of 2", "", "0 of 2"]
+    against = [noisy_labels.against(noisy_labels.base_of(rows, name), row) for name, row in rows.items()]
+    assert [above for _, above in against] == ["", "1 of 2", "", "0 of 2"]
+    assert [more and more.median for more, _ in against] == [None, pytest.approx(0.05), None, pytest.approx(-0.1)]
 
 
 def test_options_are_chosen_on_rows_to_pick_on(monkeypatch: pytest.MonkeyPatch) -> None:
     method = digits_runs.Method(digits_runs.uniform, grid=({"lr": 1}, {"lr": 2}))
     picks = {(1, 5): 0.9, (1, 6): 0.5, (2, 5): 0.8, (2, 6): 0.8}
     monkeypatch.setattr(
-        weighting_models,
+        noisy_labels,
         "run",
         lambda method, options, seed, steps: {"pick": picks[options["lr"], seed], "end": -picks[options["lr"], seed]},
     )
-    assert weighting_models.chosen(method, 10, seeds=[5, 6]) == {"lr": 2}
-    assert weighting_models.chosen(method, 10, seeds=[5]) == {"lr": 1}
+    assert noisy_labels.chosen(method, 10, seeds=[5, 6]) == {"lr": 2}
+    assert noisy_labels.chosen(method, 10, seeds=[5]) == {"lr": 1}
 
 
 def test_a_weighting_model_goes_over_to_a_wider_model() -> None:

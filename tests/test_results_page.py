@@ -76,4 +76,4 @@ def test_a_page_that_is_not_up_to_date_is_found(tmp_path: Path, monkeypatch: pyt
     ]
     assert results_page.main([]) == 0
     assert results_page.main(["--check"]) == 0
-    assert "| uniform | 0.7" in (tmp_path / "README.md").read_text()
+    assert "| uniform | 0.8" in (tmp_path / "README.md").read_text()
