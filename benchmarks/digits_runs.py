@@ -188,13 +188,14 @@ def run(
             shares.append(float(weights[data.drawn[weight.ids]].sum() / weights.sum()))
         if step % EVALUATE_EVERY == 0 or step == steps:
             curve.append((accuracy(model, data.pick), accuracy(model, data.test)))
+    best = max(curve, key=lambda at: at[0])
     windows = [shares[at : at + EVALUATE_EVERY] for at in range(0, len(shares), EVALUATE_EVERY)]
     return {
         "seed": seed,
         "options": options,
         "end": curve[-1][1],
-        "picked": max(curve)[1],
-        "pick": max(curve)[0],
+        "picked": best[1],
+        "pick": best[0],
         "shares": [statistics.mean(window) for window in windows],
         "mean weight": statistics.mean(means),
         "seconds": time.process_time() - start,

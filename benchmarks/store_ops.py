@@ -8,7 +8,7 @@ the same way: in one process, in turns, on random ids of the same set. Two compa
 - *bare*: nothing but moving the records, `array[ids]` for a get, and `array[ids] = array[ids]` for an update.
 
 `record` is what a stream calls with the feedback of a batch: it writes many batches together. 32 calls in a row are
-timed, in which it writes once; the figure is that of a call, also the rival's, an update each.
+timed, in which it writes as often as it would; the figure is that of a call, also the rival's, an update each.
 
 Ids above 2**38 lie in a table; there the plain way is a Python dict from id to row.
 """

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weighted_stream.batch import Batch, Positions
-from weighted_stream.errors import RanksError, StrategyError, UnboundError, WindowError
+from weighted_stream.errors import RanksError, UnboundError, WindowError
 from weighted_stream.groups import SampleGroups
 from weighted_stream.loss_checks import Latest, check_ids, check_losses
 from weighted_stream.memory import Ahead, Memory, Written, restore_store
@@ -28,7 +28,7 @@ from weighted_stream.onlookers import Onlooker
 from weighted_stream.position import Position
 from weighted_stream.signals import Signals
 from weighted_stream.state import check_keys, with_tensors
-from weighted_stream.strategies.base import Strategy
+from weighted_stream.strategies.base import Strategy, no_weights
 from weighted_stream.strategies.parts import parts
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -65,7 +65,7 @@ class Feedback:
         self._pid = os.getpid()
         self._said: set[str] = set()
         self._lowest, self._highest = math.inf, 0.0  # of the strategy's weights so far
-        self._looks_at = CONSTANT_AFTER + max(getattr(part, "warmup_steps", 0) for part in parts(strategy))
+        self._looks_at = CONSTANT_AFTER + max(part.warmup_steps for part in parts(strategy))
         self._remedy = next((part.remedy for part in parts(strategy) if part.remedy), "")
         _live[self.token] = self
 
@@ -239,13 +239,13 @@ class Feedback:
         weights = self.strategy.weights(signals)
         if not isinstance(weights, Tensor) or weights.shape != (count,):
             found = f"shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
-            raise self._no_weights(found, f"a tensor of shape ({count},)")
+            raise no_weights(self.strategy, found, f"a tensor of shape ({count},)")
         if weights.requires_grad or weights.dtype != torch.float32 or weights.device != signals.device:
             weights = weights.detach().to(signals.device, torch.float32)
         host = host_array(weights)
         low, high = np.minimum.reduce(host), np.maximum.reduce(host)  # NaN if one is
         if not (low >= 0.0 and math.isfinite(high)):
-            raise self._no_weights(f"weights from {low} to {high}", "finite weights of 0 or more")
+            raise no_weights(self.strategy, f"weights from {low} to {high}", "finite weights of 0 or more")
         self._lowest, self._highest = min(self._lowest, float(low)), max(self._highest, float(high))
         bound = self.strategy.bound
         if bound is not None and high > bound:
@@ -308,7 +308,7 @@ class Feedback:
         """Whether the weights so far are all but one."""
         if self.strategy.remembers:
             return self.store.stats()["weight_cv"] < EQUAL
-        return self._highest - self._lowest < EQUAL * self._highest  # the store has others
+        return 0.0 <= self._highest - self._lowest < EQUAL * self._highest  # the store has others
 
     def _warn(self, key: str, text: str) -> None:
         if key not in self._said:
@@ -343,14 +343,6 @@ class Feedback:
             found=f"{count} losses",
             expected=f"all {len(batch.ids)} losses of the batch first",
             do='weight.resolve(all_losses) before the parts, or a strategy with window="running"',
-        )
-
-    def _no_weights(self, found: str, expected: str) -> StrategyError:
-        return StrategyError(
-            f"{self.strategy!r} returned no weight per sample.",
-            found=found,
-            expected=expected,
-            do="mend the strategy's weights(); Clip keeps weights in a range",
         )
 
 

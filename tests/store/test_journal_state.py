@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from weighted_stream import WeightStore
 from weighted_stream.errors import StoreError, StoreMismatchError
 from weighted_stream.sample_ids import DENSE_LIMIT, HASHED
 from weighted_stream.scoring.identity import ScoreIdentity
+from weighted_stream.store.journal_base import Base
 
 POOL = np.concatenate([np.arange(40), [10**6, DENSE_LIMIT - 1], HASHED + np.arange(20) * 99])
 
@@ -236,3 +239,45 @@ def test_states_from_before_other_records_came(tmp_path: Path) -> None:
         store.update([4], loss=[1.0])
         store.load_state_dict(state)
         assert (len(store), store.get([3])["loss"]) == (1, [2.0])
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_records_that_came_half(tmp_path: Path, killed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state of all records goes into a store with a journal whole, or not at all."""
+
+    def state_of(*ids: int) -> dict[str, Any]:
+        with WeightStore() as store:
+            store.update(ids, loss=np.full(len(ids), float(ids[0])))
+            return store.state_dict()
+
+    def stop(*_: Any) -> None:
+        if killed:
+            os._exit(9)
+        raise StoreError("The disk is full.", found="", expected="", do="")
+
+    for before in ([], [3, 4]):
+        path = tmp_path / str(len(before))
+        with WeightStore(path) as store:
+            if before:
+                store.load_state_dict(state_of(*before))
+
+        def load(path: Path = path, before: list[int] = before) -> None:
+            with monkeypatch.context() as patched, WeightStore(path) as store:
+                patched.setattr(Base, "take", stop)
+                with pytest.raises(StoreError, match="The disk is full"):
+                    store.load_state_dict(state_of(7, 8, HASHED))
+                assert sorted(i for part in store.ids() for i in part.tolist()) == before
+                store.update([9], loss=[1.0])
+
+        if killed:
+            child = multiprocessing.get_context("fork").Process(target=load)
+            child.start()
+            child.join(20)
+            assert child.exitcode == 9
+        else:
+            load()
+        with WeightStore(path) as store:
+            assert sorted(i for part in store.ids() for i in part.tolist()) == before + [9] * (not killed)
+            if before:
+                assert store.get([3, 4])["loss"].tolist() == [3.0, 3.0]
+            store.update([10], loss=[1.0])

@@ -196,9 +196,42 @@ def test_windows_of_the_drawn_alone(wrap: Any) -> None:
         Resampled(wrap(Similarity(window="running")))
 
 
-def test_who_hides_samples_until_their_losses_grow() -> None:
-    with pytest.raises(StrategyError, match="never draw again what Kakurenbo hides"):
-        Resampled(Clip(Kakurenbo()))
+@pytest.mark.parametrize("inner", [InfoBatch, Kakurenbo])
+def test_who_goes_by_the_losses_of_all(inner: Any) -> None:
+    with pytest.raises(StrategyError, match=f"{inner.__name__} goes by the losses of all samples"):
+        Resampled(Clip(inner()))
+
+
+def test_samples_that_come_again_are_drawn_for_each_time() -> None:
+    data, found = torch.arange(8), Counter[int]()
+    for seed in range(400):
+        stream = WeightedStream(data, Resampled(Frozen(), budget=0.25, seed=seed))
+        sampler = [0, 0, 0, 1, 2, 3, 4, 5]
+        for batch, _ in stream.loader(batch_size=2, sampler=sampler):
+            found.update(batch.tolist())
+    # the first is one of the three with 3/8, the second, not knowing of the first, likewise: 0.75 of 2 on average
+    assert found[0] / 400 == pytest.approx(0.75, abs=0.12)
+    assert found[1] / 400 == pytest.approx(0.25, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "weights", [torch.ones(8, 1), torch.ones(7), torch.full((8,), float("nan")), torch.arange(-1.0, 7.0), 1.0]
+)
+def test_what_is_no_weight(weights: Any) -> None:
+    class Wrong(Strategy):
+        def weights(self, signals: Any) -> Any:
+            return weights
+
+    with pytest.raises(StrategyError, match="returned no weight per sample"):
+        next(iter(WeightedStream(torch.arange(8), Resampled(Wrong(), budget=0.5)).loader(batch_size=4)))
+
+
+def test_it_does_not_say_that_nothing_varies() -> None:
+    stream = WeightedStream(torch.arange(8), Resampled(Frozen(), budget=0.5))
+    stream.store.update(range(8), weight=np.linspace(0.5, 1.5, 8))
+    for _ in range(203):
+        for _, weight in stream.loader(batch_size=4):
+            torch.ones(len(weight)) * weight  # warnings are errors: silent
 
 
 @pytest.mark.parametrize("strategy", [OnlineDataMixing(), DoReMi(lambda batch: torch.zeros(len(batch)))])

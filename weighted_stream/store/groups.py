@@ -44,7 +44,7 @@ class Groups:
 
     def _add(self, new: Iterable[str]) -> None:
         names = (*self.names, *new)
-        wrong = [name for name in names if not isinstance(name, str)]
+        wrong = [name for name in names[len(self.names) :] if not isinstance(name, str)]
         if wrong:
             raise StoreError(
                 "A group is known by its name.",

@@ -8,9 +8,9 @@ from secrets import randbits
 from weighted_stream.errors import StoreError
 from weighted_stream.store import manifest
 from weighted_stream.store.folder import Folder
-from weighted_stream.store.header import NO_TARGET
+from weighted_stream.store.header import NO_TARGET, REBUILD
 from weighted_stream.store.journal import Journal
-from weighted_stream.store.journal_base import Base
+from weighted_stream.store.journal_base import Base, clear
 from weighted_stream.store.journal_files import JournalFiles
 from weighted_stream.store.journal_index import Line
 from weighted_stream.store.journal_segment import ENTRIES, damaged, firsts, head_size
@@ -36,6 +36,8 @@ def open_journal(place: Folder, regions: Regions, limit: int) -> Journal:
         for rest in folder.glob(f"*{ENTRIES}"):  # of a segment that was just being made or removed
             rest.unlink()
         # Records without a journal: it begins here. (Not before the rest has gone: it would pass for a loss.)
+        if header.target == REBUILD:
+            clear(regions)  # of records that were just coming in: before, there were none
         header.target = NO_TARGET
         regions.mend()
         if header.mark != (0, 0) or header.tally.samples:

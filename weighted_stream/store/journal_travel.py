@@ -42,8 +42,13 @@ def as_of(path: Path, step: int) -> tuple[Scratch, Regions]:
             continue
         scratch, regions = copied
         scratch.write_manifest(place.read_manifest())
-        if _bring_to(regions, path, step):
-            return scratch, regions
+        base = regions.header.mark
+        try:
+            if _bring_to(regions, path, step):
+                return scratch, regions
+        except StoreError:
+            if Base(path / JOURNAL / "base", write=False).mark == base:
+                raise  # otherwise what was missing has gone into the base meanwhile
     raise StoreError(
         f"The journal of the store in {path} is being compacted.",
         found=f"{_PATIENCE} changes of its base while it was copied",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from weighted_stream.errors import StoreError, StoreMismatchError
 from weighted_stream.store import manifest, snapshot
+from weighted_stream.store.header import NO_TARGET, REBUILD
 from weighted_stream.store.journal import Journal
 from weighted_stream.store.journal_opening import unseen_mark
 from weighted_stream.store.place import Place
@@ -45,15 +47,27 @@ def to_journal(place: Place, regions: Regions, journal: Journal, state: Mapping[
     if _kind(state) == "records":
         if journal.mark[0]:
             raise _other_kind("all records of a store without a journal", "a position in the journal of this store")
-        groups = _groups(state)
-        snapshot.put(regions, state)
-        _put_scores(place, regions, state.get("scores"))
-        manifest.put_groups(place, groups)
-        regions.header.mark = mark = unseen_mark(0)
-        journal.base.take(regions)
-        journal.files.chain = mark[1]
+        _begin_with(place, regions, journal, state)
         return
     journal.roll_back(check_position(place, journal, state))
+
+
+def _begin_with(place: Place, regions: Regions, journal: Journal, state: Mapping[str, Any]) -> None:
+    """Let the journal begin with all records of a state; whoever fails, or is killed, goes back to before."""
+    groups, header = _groups(state), regions.header
+    header.target = REBUILD
+    try:
+        snapshot.put(regions, state)
+        header.mark = mark = unseen_mark(0)
+        journal.base.take(regions)
+    except BaseException:
+        with suppress(StoreError):
+            journal.rebuild()
+        raise
+    journal.files.chain = mark[1]
+    header.target = NO_TARGET
+    _put_scores(place, regions, state.get("scores"))
+    manifest.put_groups(place, groups)
 
 
 def check_position(place: Place, journal: Journal, state: Mapping[str, Any]) -> int:

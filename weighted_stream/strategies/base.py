@@ -40,6 +40,7 @@ class Strategy(ABC):
             rank's samples, then; any other is asked about the samples of all ranks at once, and learns from all.
         together: whether ranks do something together by its own means when it weighs or passes by: of the factors of a
             product it is asked first, as a rank without a finite loss does nothing else.
+        warmup_steps: of the first so many batches the weights are all but equal, and meant to be.
         remedy: what to change if the weights never vary; a sentence for the warning.
         scoring: what the stream shall score ahead of the trainer for this strategy, or None.
         budget: None, or the share of the candidates that a selecting strategy chooses, 0 < budget <= 1: then the loader
@@ -62,6 +63,7 @@ class Strategy(ABC):
     keeps_samples: bool = False
     local: bool = False
     together: bool = False
+    warmup_steps: int = 0
     remedy: str = ""
     scoring: ScoringPlan | None = None
     budget: float | None = None
@@ -137,6 +139,16 @@ class Strategy(ABC):
         traits = ("joint", "bound", "constant", "remembers", "scoring", "keeps_samples", "local", "together")
         options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k[0] != "_" and k not in traits)
         return f"{type(self).__name__}({options})"
+
+
+def no_weights(strategy: Strategy, found: str, expected: str) -> StrategyError:
+    """The error for what a strategy returned in place of weights."""
+    return StrategyError(
+        f"{strategy!r} returned no weight per sample.",
+        found=found,
+        expected=expected,
+        do="mend the strategy's weights(); Clip keeps weights in a range",
+    )
 
 
 def mean_one(weights: Tensor, signals: Signals | None = None) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from weighted_stream.strategies.base import Strategy
 
 
-def parts(strategy: Any) -> Iterator[Strategy]:
+def parts(strategy: Strategy) -> Iterator[Strategy]:
     """A strategy, and those that it wraps or multiplies.
 
     Example:
@@ -17,7 +17,10 @@ def parts(strategy: Any) -> Iterator[Strategy]:
         >>> [type(part).__name__ for part in parts(Clip(LinUpper() * Frozen()))]
         ['Clip', 'Product', 'LinUpper', 'Frozen']
     """
+    from weighted_stream.strategies.base import Strategy
+
     yield strategy
-    inner = getattr(strategy, "strategy", None)
-    for part in (*getattr(strategy, "factors", ()), *(() if inner is None else (inner,))):
-        yield from parts(part)
+    factors = getattr(strategy, "factors", ())
+    for part in (getattr(strategy, "strategy", None), *(factors if isinstance(factors, tuple) else ())):
+        if isinstance(part, Strategy):
+            yield from parts(part)

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from weighted_stream.errors import LossError, StrategyError, WindowError
 from weighted_stream.selection import Candidates, Choice
 from weighted_stream.signals import Signals
-from weighted_stream.strategies.base import Memory, Strategy
+from weighted_stream.strategies.base import Memory, Strategy, no_weights
 from weighted_stream.strategies.chance import chance
 from weighted_stream.strategies.domains import DomainStrategy
+from weighted_stream.strategies.info_batch import InfoBatch
 from weighted_stream.strategies.kakurenbo import Kakurenbo
 from weighted_stream.strategies.options import check_integer
 from weighted_stream.strategies.parts import parts
@@ -57,8 +59,9 @@ class Resampled(Selecting):
     what the candidates do not contain, nothing can be drawn. What was not drawn is remembered with weight 0.
 
     Of candidates of which fewer than ``batch_size`` have a weight above 0 only those are handed over; if none has,
-    one sample with weight 0. What strategies learn from feedback they learn from the drawn alone: those whose weights
-    would depend on that are refused.
+    one sample with weight 0. What a strategy learns from feedback it learns from the drawn alone: `InfoBatch`,
+    `Kakurenbo` and running windows are refused for that; of domains it is then the losses of the drawn that count.
+    `Frozen` draws by the weights of an earlier run that weighed; one that drew has left only 0 and 1.
 
     Args:
         strategy: whose weights to draw by; known before the losses are, as those of `Similarity`, `AdaptBM25`,
@@ -67,9 +70,9 @@ class Resampled(Selecting):
         seed: of the draws, a function of seed, step and sample.
 
     Raises:
-        StrategyError: for an option outside its range, or a strategy that selects, has a running window, hides samples
-            until their losses grow, or learns the shares of its domains as they come; while choosing, for one that
-            weighs by the losses of the step.
+        StrategyError: for an option outside its range, or a strategy that selects, has a running window, goes by past
+            losses, or learns the shares of its domains as they come; while choosing, for one that weighs by the losses
+            of the step, or returns no weights.
 
     Example:
         >>> from weighted_stream import Similarity, WeightedStream
@@ -100,11 +103,21 @@ class Resampled(Selecting):
             weights = self.strategy.weights(signals)
         except (LossError, WindowError) as error:
             raise _too_early(self.strategy) from error
-        host = weights.detach().float().cpu().numpy()
-        places = resample(host, chance(candidates.ids, self.seed, candidates.step), candidates.count)
+        host = self._checked(weights, len(candidates))
+        drawn = chance(_apart(candidates.ids), self.seed, candidates.step)
+        places = resample(host, drawn, candidates.count)
         if len(places):
             return Choice(places, torch.ones(len(places)))
         return Choice(np.zeros(1, np.int64), torch.zeros(1))
+
+    def _checked(self, weights: Any, count: int) -> NDArray[np.float32]:
+        if not isinstance(weights, Tensor) or weights.shape != (count,):
+            found = f"shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
+            raise no_weights(self.strategy, found, f"a tensor of shape ({count},)")
+        host: NDArray[np.float32] = weights.detach().float().cpu().numpy()
+        if not (np.isfinite(host) & (host >= 0)).all():
+            raise no_weights(self.strategy, f"weights from {host.min()} to {host.max()}", "finite weights of 0 or more")
+        return host
 
     def observe(self, signals: Signals) -> None:
         """Passed on."""
@@ -127,6 +140,18 @@ class Resampled(Selecting):
         self.strategy.load_state_dict(state)
 
 
+def _apart(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Other numbers for samples that come again among the candidates: each time is drawn for by itself."""
+    once, which, times = np.unique(ids, return_inverse=True, return_counts=True)
+    if len(once) == len(ids):
+        return ids
+    order = np.argsort(which, kind="stable")
+    first = np.cumsum(times) - times
+    number = np.empty(len(ids), np.uint64)
+    number[order] = np.arange(len(ids)) - np.repeat(first, times)
+    return (ids.astype(np.uint64) + number * np.uint64(0x9E3779B97F4A7C15)).astype(np.int64)
+
+
 def _check_part(part: Strategy) -> None:
     if getattr(part, "window", None) == "running":
         raise StrategyError(
@@ -135,12 +160,13 @@ def _check_part(part: Strategy) -> None:
             expected='window="batch": over the candidates of a batch',
             do='leave window="running" out; drawn samples alone would be its window',
         )
-    if isinstance(part, Kakurenbo):
+    if isinstance(part, (InfoBatch, Kakurenbo)):
+        method = type(part).__name__
         raise StrategyError(
-            "Resampled would never draw again what Kakurenbo hides: its loss stays as low as it was.",
+            f"{method} goes by the losses of all samples, and Resampled would bring it those of the drawn alone.",
             found=repr(part),
-            expected="a strategy whose weights of 0 do not last",
-            do="use Kakurenbo(prune=True) alone: it knows whom it left out",
+            expected="a strategy that does not go by past losses",
+            do=f"use {method}(prune=True) alone: it leaves out the samples of weight 0",
         )
     if isinstance(part, DomainStrategy) and part.shares is None:
         raise StrategyError(
