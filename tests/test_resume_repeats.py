@@ -136,6 +136,62 @@ def test_with_epoch_of_a_webloader(tmp_path: Path) -> None:
         assert len(rest(second)) == 15
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_with_epoch_of_a_webloader_within_one_pass(workers: int, tmp_path: Path) -> None:
+    """Nothing is drawn: what was weighed does not come again before the rest has come."""
+    wds = pytest.importorskip("webdataset")
+
+    def make() -> WeightedStream:
+        inner = tars(tmp_path).batched(3)
+        loader = wds.WebLoader(inner, batch_size=None, num_workers=workers).unbatched().shuffle(9).batched(5)
+        return WeightedStream(loader.with_epoch(SIZE // 5), Uniform())
+
+    seen, second = begun(make, 3)
+    with pytest.warns(RuntimeWarning, match="do not come again in the order"):
+        found = rest(second)
+    assert len(seen + found) == SIZE // 5 * 5
+    assert len(set(seen + found)) == len(seen + found)
+
+
+def test_with_epoch_of_a_webloader_over_several_passes(tmp_path: Path) -> None:
+    wds = pytest.importorskip("webdataset")
+
+    def make() -> WeightedStream:
+        loader = wds.WebLoader(tars(tmp_path).batched(4), batch_size=None).unbatched().shuffle(9).batched(4)
+        return WeightedStream(loader.with_epoch(SIZE // 2), Uniform())
+
+    seen, second = begun(make, SIZE // 4)  # the first pass is over, all of it
+    with pytest.warns(RuntimeWarning, match="do not come again in the order"):
+        found = rest(second)
+    assert len(seen + found) == SIZE // 2 * 4
+    assert len(set(found)) == SIZE
+
+
+def own_ids(batch: Any) -> Any:
+    return [int(number) for number in batch["marker"]]
+
+
+def pairs(samples: Any) -> Any:
+    """A batching stage of the user's."""
+    while len(two := list(islice(samples, 2))) == 2:
+        yield {"marker": [sample["marker"] for sample in two]}
+
+
+def test_batches_of_a_stage_of_the_users_end_no_epoch(tmp_path: Path) -> None:
+    wds = pytest.importorskip("webdataset")
+
+    def make(workers: int) -> WeightedStream:
+        loader = wds.WebLoader(tars(tmp_path).compose(pairs), batch_size=None, num_workers=workers)
+        return WeightedStream(loader.with_epoch(SIZE // 2), Uniform(), id_fn=own_ids)
+
+    first, second = make(0), make(2)
+    seen = [marker for step, _ in islice(train(first, 1), SIZE // 4) for marker in step.markers]
+    second.load_state_dict(saved(first.state_dict()))
+    with pytest.warns(RuntimeWarning, match="goes on in another order"):
+        found = rest(second)
+    assert set(seen + found) == set(range(SIZE))
+
+
 def twice(folder: Path) -> Any:
     tars(folder)
     return tars(folder, urls=sorted(map(str, folder.glob("*.tar"))) * 2)

@@ -18,9 +18,9 @@ from weighted_stream.collate import ids_of
 from weighted_stream.order import Order
 from weighted_stream.position import Layout, Position, digest_of, drawn_differently, ids_unknown, refuse_other_order
 from weighted_stream.rebuild import rebuild
-from weighted_stream.rest import Chunks, Rest, Undelivered, Undrawn, draws_again, up_to, weighed
+from weighted_stream.rest import Chunks, First, Rest, Undelivered, Undrawn, draws_again, up_to, weighed
 from weighted_stream.sources.base import Recurs, Source
-from weighted_stream.sources.webdataset_epochs import recurs, samples_of_epoch
+from weighted_stream.sources.webdataset_epochs import repeats, samples_of_epoch, sizes_known
 from weighted_stream.sources.whole import ended_early, lacking
 from weighted_stream.watching import Watch
 
@@ -200,15 +200,18 @@ class Reading:
         dataset: Any
         if position.filtered is None or self._recurs == "drawn":
             dataset, _ = self._batches(arguments)
-        else:
-            dataset = self._undelivered(position, position.filtered, store)
-        return self._watch.over(iter(self._build(dataset, arguments)))
+            return self._watch.over(iter(self._build(dataset, arguments)))
+        rest: Any = rebuild(self._kind, self._undelivered(position, position.filtered, store), arguments)
+        if repeats(self.loader):  # a WebLoader: what was weighed is left out of one pass over the data, not of each
+            dataset, _ = self._batches(arguments)
+            rest = First(rest, rebuild(self._kind, dataset, arguments), goes_on=self._items() is not None)
+        return self._watch.over(iter(self._around(rest)))
 
     def _no_longer(self, items: Iterator[Any], position: Position) -> Iterator[Any]:
         """In another order, where a number says how long an epoch is: not longer than that, to within a batch."""
         if position.filtered is None:
             return items
-        most, each = samples_of_epoch(self.loader), self._source.draws()
+        most, each = self._items(), self._source.draws()
         if most is not None:  # of a WebLoader, whose stages make batches of their own
             return up_to(items, most - position.samples, None)
         if each is None:
@@ -218,6 +221,10 @@ class Reading:
         if self._reorders:  # its collate function may leave samples out
             return up_to(items, most - position.drawn, layout.batch_size)
         return up_to(items, most - position.samples, None)
+
+    def _items(self) -> int | None:
+        """How many samples a WebLoader's ``with_epoch`` lets through, if its stages say how many that is."""
+        return samples_of_epoch(self.loader) if sizes_known(self.loader) else None
 
     def _undelivered(self, position: Position, filtered: int, store: Chunks) -> Undelivered:
         delivered = weighed(store, position.first_step, filtered)
@@ -235,8 +242,8 @@ class Reading:
         if not self._source.iterable:
             sampler = self._arguments.get("batch_sampler") or self._arguments.get("sampler")
             return "drawn" if draws_again(sampler) else None
-        # A WebLoader that repeats reads the whole dataset anew each time.
-        return "drawn" if recurs(self.loader) else self._source.recurs()
+        found = self._source.recurs()
+        return "again" if found != "drawn" and repeats(self.loader) else found
 
     def _batches(self, arguments: dict[str, Any]) -> tuple[Dataset[Any], dict[str, Any]]:
         """The dataset, in whole batches where the source makes them: then with the arguments that they take over."""

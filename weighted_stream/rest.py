@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain, islice
 from typing import Any, Protocol
 
@@ -71,8 +72,9 @@ def draws_again(sampler: Any) -> bool:
         (True, False)
     """
     inner = getattr(sampler, "sampler", sampler)
-    if isinstance(inner, RandomSampler) and inner.num_samples > len(inner.data_source):
-        return True
+    with suppress(AttributeError, TypeError):  # a subclass may have its own ways
+        if isinstance(inner, RandomSampler) and inner.num_samples > len(inner.data_source):
+            return True
     return bool(getattr(inner, "replacement", False))
 
 
@@ -94,6 +96,36 @@ def up_to(batches: Iterator[Any], samples: int, size: int | None) -> Iterator[An
             return
         samples -= size or len(ids_of(item))
         yield item
+
+
+class First:
+    """A loader that reads the rest of an epoch first, and then, each time it is gone through, everything.
+
+    Args:
+        rest: the loader of the rest.
+        everything: the loader of all.
+        goes_on: where nothing is left of the rest, go through everything at once.
+
+    Example:
+        >>> loader = First([3], [1, 2, 3], goes_on=True)
+        >>> list(loader), list(loader)
+        ([3], [1, 2, 3])
+    """
+
+    def __init__(self, rest: Any, everything: Any, *, goes_on: bool) -> None:
+        self._rest: Any = rest
+        self._everything, self._goes_on = everything, goes_on
+
+    def __iter__(self) -> Iterator[Any]:
+        rest, self._rest = self._rest, None
+        if rest is not None:
+            nothing = True
+            for item in rest:
+                nothing = False
+                yield item
+            if not (nothing and self._goes_on):
+                return
+        yield from self._everything
 
 
 class Undrawn(Sampler[Any]):

@@ -174,3 +174,24 @@ def test_nor_silently(server: SharedServer, name: str) -> None:
         with pytest.raises(StoreError, match="Another process"):
             first.close()
         assert seen(server, name) == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_who_only_looks_at_a_checkpoint_changes_nothing(server: SharedServer, name: str, quiet: bool) -> None:
+    """An evaluation beside a training loads the trainer's state, and weighs nothing."""
+    with shared(server, name) as trainer:
+        trainer.update(SOME, loss=np.ones(4), step=0)
+        state = trainer.state_dict()
+        trainer.update(SOME, loss=np.ones(4), step=1)
+        trainer.flush()
+        with shared(server, name) as looker:
+            looker.load_state_dict(state)
+            looker.catch_up()
+            if not quiet:
+                trainer.update(SOME, loss=np.ones(4), step=2)
+                trainer.flush()
+            looker.flush()
+        trainer.update(SOME, loss=np.ones(4), step=3)
+        trainer.flush()
+        assert trainer.ended is None
+        assert seen(server, name) == [3 + (not quiet)] * 4

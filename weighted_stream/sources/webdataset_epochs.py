@@ -39,6 +39,24 @@ def samples_of_epoch(data: Any) -> int | None:
     return int(data.nsamples) * _per_item(data) if data.nsamples > 0 else None
 
 
+def repeats(data: Any) -> bool:
+    """Whether a pipeline, a WebLoader for example, goes through its first stage more than once by itself."""
+    return is_pipeline(data) and data.repetitions != 1
+
+
+def sizes_known(data: Any) -> bool:
+    """Whether all stages are webdataset's or ours, in front of a DataLoader and behind it, so that batches have the
+    sizes they say."""
+    if isinstance(data, DataLoader):
+        return sizes_known(data.dataset)
+    inner = getattr(data, "_loader", None)
+    if inner is not None and not sizes_known(inner):
+        return False
+    names = ("pipeline", "_stages", "datasets")
+    stages = next((found for name in names if (found := getattr(data, name, None))), None)
+    return of_webdataset(data) if stages is None else all(map(sizes_known, stages))
+
+
 def of_webdataset(stage: Any) -> bool:
     """Whether a stage is webdataset's or ours, rather than a user's, which may make batches."""
     return stage_name(stage).partition(".")[0] in ("webdataset", "weighted_stream", "itertools")

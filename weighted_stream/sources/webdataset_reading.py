@@ -125,7 +125,8 @@ class TarReading:
                 f"Shard {where} is broken: what is behind that place cannot be read.",
                 found=f"no header of a tar file, nor its end, within the first {stream.size:,} bytes",
                 expected="headers whose sums are right, up to two blocks of zeros",
-                do="write or copy it again (a bit was flipped, it was cut, or its writer was never closed); "
+                do="write or copy it again (a bit was flipped, it was cut, its writer was never closed, or it is "
+                "several compressed files in one, of which the first is read); "
                 'on_bad_shard="skip" leaves the rest of it out',
             )
             self._meet(error)

@@ -129,9 +129,9 @@ class Sharing:
         with self._line:
             if writer is None:
                 self._session.anew()
-            else:
+                self._had |= len(self._own) > 0
+            else:  # the server has that already, or what came after it: who only looks at a state changes nothing
                 self._session.adopt(writer)
-            self._had |= len(self._own) > 0
             if self._news is not None:
                 self._news.anew()
             self._agreed = False
