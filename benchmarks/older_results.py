@@ -25,30 +25,6 @@ def steps(values: Sequence[int | None]) -> str:
     return ", ".join("never" if value is None else str(value) for value in values)
 
 
-def redundant_stream(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found = []
-    for share in (0.5, 0.0):
-        rows = kept[f"repeats {share}"]
-        found.append(
-            table(
-                f"Loss on diverse text, {f'{share:.0%} of the stream repeats 64 documents' if share else 'no repeats'}",
-                ["weights", "loss", "sd", "below uniform, seeds", "effective sample size"],
-                [
-                    [
-                        row["weights"],
-                        f"{row['mean']:.3f}",
-                        f"{row['sd']:.3f}",
-                        "" if row["weights"] == "uniform" else f"{row['below']} of {len(row['losses'])}",
-                        f"{row['ess']:.2f}",
-                    ]
-                    for row in rows
-                ],
-                f"A small GPT, {kept['steps']} steps, {len(rows[0]['losses'])} seeds.",
-            )
-        )
-    return found
-
-
 def selection(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     for budget in dict.fromkeys(row["budget"] for row in kept["rows"]):
@@ -104,7 +80,6 @@ def shared_store(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
 TABLES: dict[str, Callable[[Mapping[str, Any]], list[dict[str, Any]]]] = {
     f.__name__: f
     for f in (
-        redundant_stream,
         selection,
         shared_store,
     )

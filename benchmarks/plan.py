@@ -49,7 +49,7 @@ BENCHMARKS = {
     "scoring": Benchmark("encoders over sentence-transformers", QUICK, 1.5, 9, (("--devices", "cuda"),)),
     "scale": Benchmark("memory, disk and network of 10^9 samples and 1,000 ranks; simulated ranks", QUICK, 0.5, 2),
     "report_page": Benchmark("the report of a large run", QUICK, 0.3, 1),
-    "noisy_labels": Benchmark("every strategy where labels are wrong", QUICK, 1, 10),
+    "noisy_labels": Benchmark("every strategy where labels are wrong", QUICK, 1.5, 10),
     "effects": Benchmark(
         "every strategy on the installed packages' text",
         QUICK,
@@ -61,7 +61,7 @@ BENCHMARKS = {
         ),
     ),
     "batch_sizes": Benchmark("LinUpper in batches of 1 to 64, over the batch and running", QUICK, 1, 12),
-    "redundant_stream": Benchmark("LinUpper where half of the stream repeats itself", QUICK, 1, 8),
+    "redundant_stream": Benchmark("LinUpper where half of the stream repeats itself", QUICK, 1.5, 15),
     "standard_mixture": Benchmark("Similarity and its kin towards maths", QUICK, 1.5, 55),
     "selection": Benchmark("choosing samples by their gradients", QUICK, 1, 60),
 }
