@@ -112,7 +112,7 @@ def rebuild(path: Path) -> None:
         StoreError: if the store is open elsewhere, has no journal, or the journal is damaged.
     """
     place = Folder(path, create=False)
-    if not has_entries(path / JOURNAL):
+    if not has_entries(path / JOURNAL) and not ((path / JOURNAL).is_dir() and _is_empty(place)):
         raise StoreError(
             f"The store in {path} cannot be made again.",
             found="no journal",
@@ -128,6 +128,14 @@ def rebuild(path: Path) -> None:
     finally:
         if held is not None:
             held.release()
+
+
+def _is_empty(place: Folder) -> bool:
+    """Whether a store can be read, and has nothing in it."""
+    try:
+        return not open_regions(place, write=False).header.tally.samples
+    except StoreError:
+        return False
 
 
 def _check_all(folder: Path) -> None:
