@@ -156,8 +156,8 @@ class WritePoints:
             begin_header(this, *arguments, **more)
             self._watch_header(this)
 
-        def dense(this: DenseRegion) -> None:
-            map_dense(this)
+        def dense(this: DenseRegion, *arguments: Any) -> None:
+            map_dense(this, *arguments)
             this.records = self._array(this.records)
 
         def hashed(this: HashedRegion, *arguments: Any) -> None:
