@@ -131,8 +131,10 @@ def rebuild(path: Path) -> None:
 
 
 def _is_empty(place: Folder) -> bool:
-    """Whether a store can be read, and has nothing in it."""
+    """Whether a store has nothing in it that would be lost."""
     try:
+        if not place.begun() or manifest.rebuilding(place):
+            return True
         return not open_regions(place, write=False).header.tally.samples
     except StoreError:
         return False
