@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from weighted_stream.errors import StrategyError
 from weighted_stream.signals import Signals
-from weighted_stream.strategies.base import Memory, Strategy
+from weighted_stream.strategies.around import Around
+from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.options import check_number
 from weighted_stream.strategies.selecting import check_whole
 
@@ -46,7 +44,7 @@ def clip_mean(weights: Tensor, low: float, high: float) -> Tensor:
     return (precise * scale).clamp(low, high).to(weights)
 
 
-class Clip(Strategy):
+class Clip(Around):
     """The weights of another strategy kept within [low, high].
 
     A joint strategy's weights are also rescaled so that their mean survives (`clip_mean`); weights that are made one
@@ -85,23 +83,3 @@ class Clip(Strategy):
         """(B,) float32 in [low, high]."""
         weights = self.strategy.weights(signals)
         return clip_mean(weights, self.low, self.high) if self.joint else weights.clamp(self.low, self.high)
-
-    def observe(self, signals: Signals) -> None:
-        """Passed on."""
-        self.strategy.observe(signals)
-
-    def pass_by(self, signals: Signals) -> None:
-        """Passed on."""
-        self.strategy.pass_by(signals)
-
-    def begin_epoch(self, epoch: int, memory: Memory) -> None:
-        """Passed on."""
-        self.strategy.begin_epoch(epoch, memory)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Passed on."""
-        return self.strategy.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Passed on."""
-        self.strategy.load_state_dict(state)

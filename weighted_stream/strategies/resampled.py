@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from torch import Tensor
 from weighted_stream.errors import LossError, StrategyError, WindowError
 from weighted_stream.selection import Candidates, Choice
 from weighted_stream.signals import Signals
-from weighted_stream.strategies.base import Memory, Strategy, no_weights
+from weighted_stream.strategies.around import Around
+from weighted_stream.strategies.base import Strategy, no_weights
 from weighted_stream.strategies.chance import chance
 from weighted_stream.strategies.domains import DomainStrategy
 from weighted_stream.strategies.info_batch import InfoBatch
@@ -46,7 +46,7 @@ def resample(weights: NDArray[np.float32], drawn: NDArray[np.float64], count: in
     return np.sort(alive[np.argsort(times, kind="stable")[:count]]).astype(np.int64)
 
 
-class Resampled(Selecting):
+class Resampled(Around, Selecting):
     """Draw the share ``budget`` of the candidates, in proportion to the weights that another strategy gives them.
 
     Source: importance resampling of a corpus, arXiv 2302.03169; drawn from each batch's candidates while training, by
@@ -118,26 +118,6 @@ class Resampled(Selecting):
         if not (np.isfinite(host) & (host >= 0)).all():
             raise no_weights(self.strategy, f"weights from {host.min()} to {host.max()}", "finite weights of 0 or more")
         return host
-
-    def observe(self, signals: Signals) -> None:
-        """Passed on."""
-        self.strategy.observe(signals)
-
-    def pass_by(self, signals: Signals) -> None:
-        """Passed on."""
-        self.strategy.pass_by(signals)
-
-    def begin_epoch(self, epoch: int, memory: Memory) -> None:
-        """Passed on."""
-        self.strategy.begin_epoch(epoch, memory)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Passed on."""
-        return self.strategy.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Passed on."""
-        self.strategy.load_state_dict(state)
 
 
 def _apart(ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from weighted_stream.signals import Signals
-from weighted_stream.strategies.base import Memory, Strategy
+from weighted_stream.strategies.around import Around
+from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.options import check_integer
 from weighted_stream.strategies.selecting import check_whole
 
 
-class Shuffled(Strategy):
+class Shuffled(Around):
     """The weights of another strategy, permuted within the batch: the control every weighting claim needs.
 
     The distribution of the weights, and with it the effective sample size and the gradient noise, stays; which sample
@@ -50,23 +48,3 @@ class Shuffled(Strategy):
         weights = self.strategy.weights(signals)
         order = np.random.default_rng((self.seed, signals.step)).permutation(len(weights))
         return weights[torch.from_numpy(order).to(weights.device)]
-
-    def observe(self, signals: Signals) -> None:
-        """Passed on."""
-        self.strategy.observe(signals)
-
-    def pass_by(self, signals: Signals) -> None:
-        """Passed on."""
-        self.strategy.pass_by(signals)
-
-    def begin_epoch(self, epoch: int, memory: Memory) -> None:
-        """Passed on."""
-        self.strategy.begin_epoch(epoch, memory)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Passed on."""
-        return self.strategy.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Passed on."""
-        self.strategy.load_state_dict(state)
