@@ -180,7 +180,7 @@ def run(
     for step, (batch, weight) in enumerate(islice(endless(loader), steps), 1):
         losses = losses_of(model, batch)
         optimizer.zero_grad()
-        (losses * weight).mean().backward()  # type: ignore[no-untyped-call]
+        (losses * weight).mean().backward()
         optimizer.step()
         weights = weight.tensor()
         means.append(weights.mean().item())

@@ -28,7 +28,7 @@ from weighted_stream.onlookers import Onlooker
 from weighted_stream.position import Position
 from weighted_stream.signals import Signals
 from weighted_stream.state import check_keys, with_tensors
-from weighted_stream.strategies.base import Strategy, no_weights
+from weighted_stream.strategies.base import Strategy, no_weights, wrong_shape
 from weighted_stream.strategies.parts import parts
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -64,7 +64,7 @@ class Feedback:
         self._threads = RLock()
         self._pid = os.getpid()
         self._said: set[str] = set()
-        self._lowest, self._highest = math.inf, 0.0  # of the strategy's weights so far
+        self._lowest, self._highest = math.inf, 0.0  # of the weights so far, if the store does not have them
         self._looks_at = CONSTANT_AFTER + max(part.warmup_steps for part in parts(strategy))
         self._remedy = next((part.remedy for part in parts(strategy) if part.remedy), "")
         _live[self.token] = self
@@ -238,15 +238,15 @@ class Feedback:
         count = len(signals)
         weights = self.strategy.weights(signals)
         if not isinstance(weights, Tensor) or weights.shape != (count,):
-            found = f"shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
-            raise no_weights(self.strategy, found, f"a tensor of shape ({count},)")
+            raise wrong_shape(self.strategy, weights, count)
         if weights.requires_grad or weights.dtype != torch.float32 or weights.device != signals.device:
             weights = weights.detach().to(signals.device, torch.float32)
         host = host_array(weights)
         low, high = np.minimum.reduce(host), np.maximum.reduce(host)  # NaN if one is
         if not (low >= 0.0 and math.isfinite(high)):
             raise no_weights(self.strategy, f"weights from {low} to {high}", "finite weights of 0 or more")
-        self._lowest, self._highest = min(self._lowest, float(low)), max(self._highest, float(high))
+        if not self.strategy.remembers:
+            self._lowest, self._highest = min(self._lowest, float(low)), max(self._highest, float(high))
         bound = self.strategy.bound
         if bound is not None and high > bound:
             self._warn(

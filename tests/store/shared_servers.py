@@ -7,11 +7,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
+
+from weighted_stream.store.shared_store import SharedStore
 
 BINARY = shutil.which("valkey-server") or shutil.which("redis-server")
 
@@ -127,3 +130,16 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def shared(server: SharedServer, path: Path | None = None, **options: Any) -> SharedStore:
+    """A store on that server, which is not waited for long."""
+    return SharedStore(server.url, path, **{"every": 0.02, "flush_timeout": 40.0, "timeout": 5.0} | options)
+
+
+def until(true: Callable[[], bool], seconds: float = 40.0) -> None:
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from shared_servers import SharedServer
+from shared_servers import SharedServer, shared, until
 
-from weighted_stream import SharedStore, StoreMismatchError
+from weighted_stream import StoreMismatchError
 from weighted_stream.figures import following_shared
 from weighted_stream.figures.following_shared import FollowedShared
 from weighted_stream.scoring.identity import ScoreIdentity
@@ -34,17 +34,6 @@ def client(server: SharedServer) -> Iterator[Any]:
 
     with redis.Redis(port=server.port) as client:
         yield client
-
-
-def shared(server: SharedServer, path: Path | None = None, **options: Any) -> SharedStore:
-    return SharedStore(server.url, path, **{"every": 0.02, "flush_timeout": 40.0, "timeout": 5.0} | options)
-
-
-def until(true: Callable[[], bool], seconds: float = 40.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
 
 
 def everything(client: Any) -> dict[bytes, bytes]:
@@ -109,10 +98,10 @@ def test_news_has_come_whatever_is_still_to_be_sent(server: SharedServer) -> Non
         sharing = store._sharing
         assert sharing is not None
         push = sharing._session.push
-        sharing._session.push = lambda: push() or True  # type: ignore[method-assign]  # there is always more
+        sharing._session.push = lambda: push() or True  # there is always more
         store.catch_up(20.0)
         assert store.get(range(50))["visits"].sum() == 50
-        sharing._session.push = push  # type: ignore[method-assign]
+        sharing._session.push = push
 
 
 def test_short_steps_are_sent_together(server: SharedServer, client: Any) -> None:
@@ -145,7 +134,7 @@ def test_nothing_on_its_way_counts_as_sent(server: SharedServer) -> None:
             content.append(sharing._nothing_to_wait_for() or sharing._acknowledged())
             return records(ids)
 
-        own.records = watched  # type: ignore[method-assign]
+        own.records = watched
         with sharing._line:
             sharing._gone(Unreachable("the line was cut"))
             sharing._server.close()
@@ -154,7 +143,7 @@ def test_nothing_on_its_way_counts_as_sent(server: SharedServer) -> None:
         store.flush()
         assert content
         assert not any(content)
-        own.records = records  # type: ignore[method-assign]
+        own.records = records
 
 
 @pytest.mark.filterwarnings("ignore:The shared store at:RuntimeWarning")

@@ -103,7 +103,7 @@ def test_emptied_between_two_readings(work: Callable[[ServerManifest], object], 
             emptied += 1
         return replies
 
-    line.exchange = emptying  # type: ignore[method-assign]
+    line.exchange = emptying
     work(manifest)
     assert emptied == 1
     if work in (_bind, _bind_scores, _agree):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from shared_servers import SharedServer
+from shared_servers import SharedServer, until
+from shared_servers import shared as shared_store
 
 from weighted_stream import SharedStore, StoreError, WeightStore
 from weighted_stream.sample_ids import HASHED
@@ -29,14 +29,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def shared(server: SharedServer, name: str, path: Path | None = None, **options: Any) -> SharedStore:
-    return SharedStore(server.url, path, name=name, **{"every": 0.02, "flush_timeout": 40.0, "timeout": 5.0} | options)
-
-
-def until(true: Callable[[], bool], seconds: float = 40.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
+    return shared_store(server, path, name=name, **options)
 
 
 def visits(store: WeightStore, ids: Any = SOME) -> list[int]:
@@ -143,7 +136,7 @@ def test_a_second_process_does_not_take_the_place_of_one_that_lives(server: Shar
         first.flush()
         second = shared(server, name)
         second.load_state_dict(first.state_dict())
-        until(lambda: second._sharing._session._found is not None)  # type: ignore[union-attr]
+        until(lambda: second._sharing._session._found is not None)
         first.update(SOME, loss=np.ones(4), step=1)
         first.flush()
         second.update(SOME, loss=np.ones(4), step=1)

@@ -6,13 +6,13 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from shared_servers import SharedServer
+from shared_servers import SharedServer, shared, until
 
 from weighted_stream import StoreError, StoreMismatchError, WeightStore
 from weighted_stream.sample_ids import HASHED
@@ -40,17 +40,6 @@ def server(tmp_path: Path) -> Iterator[SharedServer]:
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     return "".join(c if c.isalnum() else "-" for c in request.node.name)[:90]
-
-
-def shared(server: SharedServer, path: Path | None = None, **options: Any) -> SharedStore:
-    return SharedStore(server.url, path, **{"every": 0.02, "flush_timeout": 40.0, "timeout": 5.0} | options)
-
-
-def until(true: Callable[[], bool], seconds: float = 40.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
 
 
 def visits(store: WeightStore, ids: Any = SOME) -> list[int]:

@@ -27,14 +27,14 @@ def recurs(data: Any) -> Recurs | None:
     parts = list(_inside(data))
     if any(map(_draws, parts)):
         return "drawn"
-    return "again" if any(is_pipeline(part) and part.repetitions != 1 for part in parts) else None
+    return "again" if any(map(repeats, parts)) else None
 
 
 def samples_of_epoch(data: Any) -> int | None:
     """How many samples a ``with_epoch`` lets through, of batches as many as they are to hold; None: there is none."""
     if not is_pipeline(data):
         return None
-    if data.repetitions == 1:  # webdataset looks at the number only where it repeats
+    if not repeats(data):  # webdataset looks at the number only where it repeats
         return samples_of_epoch(data.pipeline[0])
     return int(data.nsamples) * _per_item(data) if data.nsamples > 0 else None
 

@@ -141,6 +141,12 @@ class Strategy(ABC):
         return f"{type(self).__name__}({options})"
 
 
+def wrong_shape(strategy: Strategy, weights: Any, count: int) -> StrategyError:
+    """The error for what is no vector of so many weights."""
+    found = f"shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
+    return no_weights(strategy, found, f"a tensor of shape ({count},)")
+
+
 def no_weights(strategy: Strategy, found: str, expected: str) -> StrategyError:
     """The error for what a strategy returned in place of weights."""
     return StrategyError(

@@ -13,7 +13,7 @@ from weighted_stream.errors import LossError, StrategyError, WindowError
 from weighted_stream.selection import Candidates, Choice
 from weighted_stream.signals import Signals
 from weighted_stream.strategies.around import Around
-from weighted_stream.strategies.base import Strategy, no_weights
+from weighted_stream.strategies.base import Strategy, no_weights, wrong_shape
 from weighted_stream.strategies.chance import chance
 from weighted_stream.strategies.domains import DomainStrategy
 from weighted_stream.strategies.info_batch import InfoBatch
@@ -112,8 +112,7 @@ class Resampled(Around, Selecting):
 
     def _checked(self, weights: Any, count: int) -> NDArray[np.float32]:
         if not isinstance(weights, Tensor) or weights.shape != (count,):
-            found = f"shape {tuple(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
-            raise no_weights(self.strategy, found, f"a tensor of shape ({count},)")
+            raise wrong_shape(self.strategy, weights, count)
         host: NDArray[np.float32] = weights.detach().float().cpu().numpy()
         if not (np.isfinite(host) & (host >= 0)).all():
             raise no_weights(self.strategy, f"weights from {host.min()} to {host.max()}", "finite weights of 0 or more")
