@@ -527,8 +527,10 @@ def test_indices_that_are_none() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns about itself
 def test_torch_compile_compiles_around_the_product() -> None:
+    from torch._dynamo.testing import CompileCounter
+
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
     model = torch.nn.Linear(4, 1)
 
     def step(x: torch.Tensor, weight: Weight) -> torch.Tensor:
