@@ -159,6 +159,25 @@ def kill_after_first(batches: Any) -> None:
     os.kill(worker.pid or 0, signal.SIGKILL)
 
 
+def dies_as_it_looks() -> None:
+    """Between two batches a worker looks whether it is to end, under a lock that the trainer takes to tell it."""
+    frame = sys._getframe()
+    while "done_event" not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    frame.f_locals["done_event"]._cond.acquire()
+    is_killed()
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_with_the_lock_of_the_end_is_not_waited_for(workers: int, persistent: bool) -> None:
+    stream = WeightedStream(Hook(33, dies_as_it_looks), Uniform())
+    with pytest.raises(WorkerError, match=r"died \(killed by SIGKILL\)"):
+        epoch(stream, num_workers=workers, persistent_workers=persistent)
+    gc.collect()  # torch ends the others here
+
+
 LARGE = [torch.zeros(12_000)] * 400
 """Batches of four are larger than a pipe, and small enough to go through it."""
 

@@ -19,7 +19,7 @@ from weighted_stream.errors import WorkerError
 from weighted_stream.sources.bad_shards import BadShards
 from weighted_stream.sources.board import Board, Desk, SitDown, here, innermost
 from weighted_stream.sources.orphans import start_method
-from weighted_stream.worker_deaths import boards, death_of, explain_deaths, gone, let_go
+from weighted_stream.worker_deaths import boards, death_of, explain_deaths, gone, let_go, unlock
 
 REPORT_AFTER = 300.0
 """Seconds without a batch after which a warning says where the readers are, if no ``timeout`` is set. It is doubled
@@ -98,8 +98,9 @@ class Watch:
                     if notes:
                         bad.take(notes)
                     yield item
-            except Exception as error:
-                if not isinstance(error, WorkerError):  # who is stuck is not waited for
+            except BaseException as error:
+                unlock(iterator)
+                if isinstance(error, Exception) and not isinstance(error, WorkerError):  # who is stuck: not waited for
                     _dismiss(iterator)
                 raise
             bad.take(board.notes(look=True))
@@ -156,6 +157,7 @@ class Watch:
         while not over.wait(min(first / 4, 30.0 if iterator is None else 1.0)):
             since = self._since
             if iterator is not None and since:
+                unlock(iterator())
                 missed = self._bury(iterator(), since, missed)
             if since != reported:
                 after = first

@@ -2,6 +2,7 @@
 
 Torch looks after its workers while its pipe is empty. A batch of more than the pipe holds is half in it as long as the
 trainer is busy, and its worker holds a lock: if that dies, the trainer reads on for ever, and no other worker can send.
+Another lock is that of the event which tells workers to end: if one dies as it looks, torch waits there for ever.
 """
 
 from __future__ import annotations
@@ -21,15 +22,23 @@ from weighted_stream.sources.board import Board, innermost
 
 _PIDS = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 
+LOCK_HELD = 1.0
+"""Seconds after which one that is held to look at a flag is held by nobody who lives."""
+
 boards: WeakSet[Board] = WeakSet()
 """Of the loaders whose workers' deaths are explained."""
 
 
 def gone(iterator: Any) -> list[int]:
     """The processes that a loader's iterator still counts on, and that are no more; none if its kind has no workers."""
-    workers, counted = getattr(iterator, "_workers", []), getattr(iterator, "_workers_status", [])
+    counted = dict(zip(getattr(iterator, "_workers", []), getattr(iterator, "_workers_status", []), strict=False))
+    return [worker.pid for worker in _ended(iterator) if counted.get(worker)]
+
+
+def _ended(iterator: Any) -> list[Any]:
+    workers = getattr(iterator, "_workers", [])
     ended = connection.wait([worker.sentinel for worker in workers], 0) if workers else []
-    return [worker.pid for worker, counts in zip(workers, counted, strict=False) if counts and worker.sentinel in ended]
+    return [worker for worker in workers if worker.sentinel in ended]
 
 
 def let_go(iterator: Any) -> None:
@@ -40,6 +49,19 @@ def let_go(iterator: Any) -> None:
     for worker in iterator._workers:
         worker.kill()
     iterator._worker_result_queue._writer.close()
+
+
+def unlock(iterator: Any) -> None:
+    """Free the lock of the event by which torch ends workers, if it was held by one that died."""
+    event = getattr(iterator, "_workers_done_event", None)
+    if event is None or all(worker.exitcode == 0 for worker in _ended(iterator)):
+        return
+    lock = event._cond._lock._semlock
+    held = not lock.acquire(True, LOCK_HELD)
+    with suppress(ValueError):  # two threads of ours may have found it held
+        lock.release()
+        if held:
+            lock._after_fork()  # it counts how often this process has it: a release of what another had is none of ours
 
 
 def death_of(text: str, board: Board) -> WorkerError | None:
