@@ -8,7 +8,9 @@ the same way: in one process, in turns, on random ids of the same set. Two compa
 - *bare*: nothing but moving the records, `array[ids]` for a get, and `array[ids] = array[ids]` for an update.
 
 `record` is what a stream calls with the feedback of a batch: it writes many batches together. 32 calls in a row are
-timed, in which it writes as often as it would; the figure is that of a call, also the rival's, an update each.
+timed, in which it writes as often as it would; the figure is that of a call, also the rival's, an update each. The
+samples come in epochs, each in an order of its own, and once more drawn anew for every call (of few samples many come
+again then in what is written together).
 
 Ids above 2**38 lie in a table; there the plain way is a Python dict from id to row.
 """
@@ -19,7 +21,7 @@ import argparse
 import mmap
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -91,16 +93,20 @@ def bare_update(array: npt.NDArray[Any], ids: Ids) -> None:
 FIGURES: list[dict[str, Any]] = []
 
 
-def measure(name: str, works: dict[str, Work], pool: Ids, batch: int, repeats: int, calls: int = 1) -> None:
+def measure(
+    name: str, works: dict[str, Work], pool: Ids, batch: int, repeats: int, *, calls: int = 1, epochs: bool = False
+) -> None:
     """Time the works in turns, on random ids of the pool, so many calls at once; print the figures and keep them."""
     rng = np.random.default_rng(batch)
     loss, weight = (rng.gamma(2.0, size=(2, batch))).astype(np.float32)
     times: dict[str, list[float]] = {kind: [] for kind in works}
     kinds = list(works)
+    orders = {kind: in_epochs(pool, batch, rng) for kind in kinds}
     for repeat in range(repeats):
         # Everybody comes first, in the middle and last equally often, and meets ids that nobody has just warmed.
         for kind in kinds[repeat % len(kinds) :] + kinds[: repeat % len(kinds)]:
-            work, drawn = works[kind], [some(pool, batch, rng) for _ in range(calls)]
+            work = works[kind]
+            drawn = [next(orders[kind]) if epochs else some(pool, batch, rng) for _ in range(calls)]
             given = [(ids, loss[: ids.size], weight[: ids.size]) for ids in drawn]
             begin = time.perf_counter()
             for ids, losses, weights in given:
@@ -120,6 +126,13 @@ def measure(name: str, works: dict[str, Work], pool: Ids, batch: int, repeats: i
 def some(pool: Ids, batch: int, rng: np.random.Generator) -> Ids:
     """Distinct ids of the pool."""
     return rng.choice(pool, batch, replace=False) if pool.size < 10**4 else np.unique(rng.choice(pool, batch))
+
+
+def in_epochs(pool: Ids, batch: int, rng: np.random.Generator) -> Iterator[Ids]:
+    """Batches of all ids in an order, and again in another, without end; what fills no batch is left out."""
+    while True:
+        order = rng.permutation(pool)
+        yield from (order[first : first + batch] for first in range(0, pool.size - batch + 1, batch))
 
 
 def dense(warm: int, repeats: int) -> None:
@@ -153,7 +166,8 @@ def dense(warm: int, repeats: int) -> None:
         for batch in (64, 256):
             measure(f"{name} get", gets, pool, batch, repeats)
             measure(f"{name} update", updates, pool, batch, repeats)
-            measure(f"{name} record", records, pool, batch, repeats // 8, calls=32)
+            measure(f"{name} record", records, pool, batch, repeats // 8, calls=32, epochs=True)
+            measure(f"{name} record, drawn", records, pool, batch, repeats // 8, calls=32)
 
 
 def hashed(samples: int, repeats: int) -> None:
@@ -226,7 +240,10 @@ def as_table(figures: list[dict[str, Any]]) -> Table:
         rival = next(kind for kind in ("same work", "dict + NumPy") if kind in times)
         rows.append([one["what"], one["batch"], times["store"], rival, times[rival], times["store"] / times[rival]])
     columns = [("call", ""), ("batch", "samples"), ("store", "µs"), ("rival", ""), ("rival's", "µs"), ("ratio", "")]
-    note = "record: a call of 32 in a row, which are written together; of 2,000 samples many come again among these."
+    note = (
+        "record: a call of 32 in a row, as a stream makes them, in epochs; written together. drawn: the same of "
+        "samples drawn anew for every call; of 2,000 many come again in what is written together."
+    )
     return Table("Store over NumPy doing the same work, medians", columns, rows, note)
 
 

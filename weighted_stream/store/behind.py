@@ -21,6 +21,9 @@ from weighted_stream.store.regions import Regions
 MOST_SAMPLES = 2048
 MOST_CALLS = 32
 
+MANY = 1024
+"""From so many ids on their order costs as little as sorting them, and it says where they come again."""
+
 
 def put(regions: Regions, ids: Ids, change: Change) -> None:
     """Write a checked change of at least one id; ids may repeat.
@@ -29,14 +32,19 @@ def put(regions: Regions, ids: Ids, change: Change) -> None:
         SampleIdError: if an id is negative.
         StoreError: if the disk is full.
     """
-    ordered = ids.copy()
-    ordered.sort()
+    order = None
+    if ids.size < MANY:
+        ordered = ids.copy()
+        ordered.sort()
+    else:
+        order = np.argsort(ids, kind="stable")
+        ordered = ids[order]
     if ordered.item(0) < 0:
         raise inputs.negative(ids)
     highest = ordered.item(-1)
     distinct = not np.count_nonzero(ordered[1:] == ordered[:-1])
     if ids.size <= MOST_ROWS or regions.journal is None:
-        regions.write(ids, change, highest, distinct=distinct)
+        regions.write(ids, change, highest, distinct=distinct, order=order)
         return
     known = regions.known
     try:

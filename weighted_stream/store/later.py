@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from weighted_stream.store.record import Change, Ids, Words, apply
-from weighted_stream.store.repeats import rounds
+from weighted_stream.store.record import Change, Ids, Words, apply, apply_in_turn
+from weighted_stream.store.repeats import repeats_of
 
 
 class Later:
@@ -72,10 +72,7 @@ def change_words(words: Words, places: NDArray[np.int64], change: Change) -> Non
     if len(places) == len(words):
         apply(words, change.pick(np.argsort(places)))
         return
-    for part in rounds(places):
-        words[places[part]] = _changed(words[places[part]], change.pick(part))
-
-
-def _changed(words: Words, change: Change) -> Words:
-    apply(words, change)
-    return words
+    once, rounds, last = repeats_of(places)
+    changed = words[once]
+    apply_in_turn(changed, change, rounds, last)
+    words[once] = changed

@@ -144,6 +144,13 @@ def flip(words: Words) -> None:
         flip(words[first : first + _AT_ONCE])
 
 
+def advance(average: Floats, visits: Words, loss: Floats) -> None:
+    """One visit more, with a usable loss each, in place: (n,) all of them."""
+    visits += _ONE
+    # mode="clip" is min(visits, AVERAGE_VISITS).
+    average += _RATE.take(visits, mode="clip") * (loss - average)
+
+
 def observe(floats: Floats, visits: Words, loss: Floats, *, first: bool = True) -> None:
     """Enter one usable loss per record, in place: last loss, visits, average.
 
@@ -157,9 +164,7 @@ def observe(floats: Floats, visits: Words, loss: Floats, *, first: bool = True) 
     if first:
         # NaN until now: the first loss is the average.
         np.copyto(average, loss, where=visits == 0)
-    visits += _ONE
-    # mode="clip" is min(visits, AVERAGE_VISITS).
-    average += _RATE.take(visits, mode="clip") * (loss - average)
+    advance(average, visits, loss)
     floats[:, LAST_LOSS] = loss
 
 
@@ -197,6 +202,31 @@ def apply(words: Words, change: Change) -> Tally:
         words[:, LAST_STEP] = step
     flip(words)
     return more
+
+
+def apply_in_turn(words: Words, change: Change, rounds: list[Ids], last: Ids) -> Tally:
+    """Write a change of more rows than there are records, which come again, in place.
+
+    Args:
+        words: distinct records, those first that come most often.
+        change: what to write.
+        rounds: its rows of the first occurrences, but for those that are the last, of the second ones, and so on.
+        last: its rows of the last occurrences, (n,).
+
+    Returns:
+        What it adds to the tally of the store.
+    """
+    loss, again = change.loss, words[: rounds[0].size if rounds else 0]
+    if loss is None or change.bad is not None or np.count_nonzero(again[:, VISITS]) < len(again):
+        earlier = [apply(again[: rows.size], change.pick(rows)) for rows in rounds]
+    else:
+        # What they write but visits and averages is written over by the last.
+        visits, average = again[:, VISITS].copy(), again[:, LOSS] ^ _NAN
+        for rows in rounds:
+            advance(average[: rows.size].view(np.float32), visits[: rows.size], loss[rows])
+        again[:, VISITS], again[:, LOSS] = visits, average ^ _NAN
+        earlier = [Tally(0, loss.size - last.size, 0, 0, 0)]
+    return total([*earlier, apply(words, change.pick(last))])
 
 
 def added(words: Words, change: Change) -> Tally:

@@ -22,11 +22,12 @@ from weighted_stream.store.record import (
     Records,
     Tally,
     apply,
+    apply_in_turn,
     count,
     total,
     words_of,
 )
-from weighted_stream.store.repeats import rounds
+from weighted_stream.store.repeats import Repeats, repeats_of
 
 # What one id can take at most: a page of records and a page of keys.
 _BYTES_PER_ID = 2 * mmap.PAGESIZE
@@ -106,8 +107,15 @@ class Regions:
         records[low] = self.dense.read(ids[low], int(ids[low].max()))
         return records
 
-    def write(self, ids: Ids, change: Change, highest: int, *, distinct: bool) -> None:
+    def write(self, ids: Ids, change: Change, highest: int, *, distinct: bool, order: Ids | None = None) -> None:
         """Change the records of some ids, none above ``highest``; repeats count in order. The journal knows first.
+
+        Args:
+            ids: (n,) of them.
+            change: what to write.
+            highest: no id is above it.
+            distinct: none comes twice.
+            order: of the ids, in which equal ones follow each other, the earlier first; None: not known.
 
         Raises:
             StoreError: if the disk is full, or the file system cannot hold an id as high.
@@ -121,7 +129,7 @@ class Regions:
         parts = self._locate(ids, highest, distinct=distinct)
         journal = self.journal
         mark = None if journal is None else journal.append(ids, change, lambda into: _read(parts, into))
-        self._change(parts, change, distinct=distinct, mark=mark)
+        self._change(parts, change, distinct=distinct, mark=mark, order=order)
         if journal is not None:
             journal.tidy()
 
@@ -130,7 +138,8 @@ class Regions:
         self.header.begin()
         if ids.size:
             self.make_sure_of_room(ids)
-        self._change(self._locate(ids, _highest(ids), distinct=False), change, distinct=False, mark=mark)
+        distinct = ids.size < 2
+        self._change(self._locate(ids, _highest(ids), distinct=distinct), change, distinct=distinct, mark=mark)
 
     def place(self, ids: Ids, records: Records) -> None:
         """Put whole records in place, as they are: no counter changes, and the journal is not told."""
@@ -164,14 +173,22 @@ class Regions:
         once, which = np.unique(ids, return_inverse=True)
         return self.hashed.claim(once)[which]
 
-    def _change(self, parts: list[_Part], change: Change, *, distinct: bool, mark: tuple[int, int] | None) -> None:
+    def _change(
+        self,
+        parts: list[_Part],
+        change: Change,
+        *,
+        distinct: bool,
+        mark: tuple[int, int] | None,
+        order: Ids | None = None,
+    ) -> None:
         more = NOTHING
         for region, slots, rows in parts:
             mine = change if rows is None else change.pick(rows)
             if distinct:
                 done = _write_at(region.records, slots, mine)
             else:
-                done = total(_write_at(region.records, slots[p], mine.pick(p)) for p in rounds(slots))
+                done = _write_rounds(region.records, repeats_of(slots, order if rows is None else None), mine)
             more = done if more is NOTHING else total([more, done])
         loss, bad = change.loss, change.bad
         self.header.end(more, loss if loss is None or bad is None else loss[~bad], change.weight, mark)
@@ -232,4 +249,12 @@ def _write_at(records: Records, slots: Ids, change: Change) -> Tally:
     changed = records.take(slots)
     more = apply(words_of(changed), change)
     records.put(slots, changed)
+    return more
+
+
+def _write_rounds(records: Records, repeats: Repeats, change: Change) -> Tally:
+    once, rounds, last = repeats
+    changed = records.take(once)
+    more = apply_in_turn(words_of(changed), change, rounds, last)
+    records.put(once, changed)
     return more
