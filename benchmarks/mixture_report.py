@@ -96,11 +96,13 @@ def tabulated(rows: Sequence[Mapping[str, Any]], steps: int, choosing: int) -> T
         at_best = (
             [] if best is None else [in_turn(map(first_below, repeat(row["curve steps"]), row["curves"], ends(best)))]
         )
-        losses = [f"{row['target']:.3f}", f"{row['sd']:.3f}", below, in_turn(row["steps to uniform's"]), *at_best]
+        stopped = statistics.mean(min(curves["report"]) for curves in row["curves"])
+        losses = [f"{row['target']:.3f}", f"{row['sd']:.3f}", f"{stopped:.3f}", below]
+        losses += [in_turn(row["steps to uniform's"]), *at_best]
         rest = [f"{row['rest']:.3f}", f"{row['rest sd']:.3f}", f"{row['ess']:.2f}", f"{row['mean weight']:.2f}"]
         lines.append([row["weights"], *losses, *rest, row["auc"], options(row["setting"])])
-    headings = ["weights", "target", "sd", "below uniform, seeds", "steps to uniform's final loss"]
-    headings += [] if best is None else ["steps to that at its best rate"]
+    headings = ["weights", "target", "sd", "stopped early", "below uniform, seeds", "steps to uniform's final loss"]
+    headings += [] if best is None else ["steps to where uniform ends at its best rate"]
     headings += ["rest", "sd of the rest", "effective sample size", "mean weight", "AUC", "options chosen"]
     return Table(
         "A mixture with a target: loss on held-out maths (the target) and on three other kinds of text",
@@ -108,7 +110,8 @@ def tabulated(rows: Sequence[Mapping[str, Any]], steps: int, choosing: int) -> T
         lines,
         "Nats per token. 12,800 texts of twelve kinds, an eighth of them maths; the target: 256 other maths texts. A "
         f"small GPT, {steps} steps, {rows[0]['seeds']} seeds; options chosen on one half of the held-out maths with "
-        f"{choosing} of them, losses reported on the other half.",
+        f"{choosing} of them, losses reported on the other half. Stopped early: at the "
+        "evaluation where that loss was lowest.",
     )
 
 

@@ -203,7 +203,7 @@ def arrival(run: Mapping[str, Any], loss: float) -> int | None:
 def tabulated(found: Sequence[Mapping[str, Any]], repeats: float, steps: int) -> Table:
     """The rows as a table."""
     columns = ["weights", "rate", "loss", "sd", "below uniform, seeds", "picked", "steps to uniform's final loss"]
-    columns += ["steps to that at its best rate", "effective sample size"]
+    columns += ["steps to where uniform ends at its best rate", "effective sample size"]
     lines = [
         [
             one["weights"],

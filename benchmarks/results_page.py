@@ -4,9 +4,10 @@
 
 A page asks for figures by a remark, and what stands between it and the next ``<!-- end of figures -->`` is made here::
 
-    <!-- figures: redundant_stream | uniform; LinUpper* -->
+    <!-- figures: redundant_stream | uniform; LinUpper* | loss; steps* -->
 
-These are the tables of a benchmark with the rows that any of the patterns fits; without patterns, all of them.
+These are the tables of a benchmark with the rows that any of the first patterns fits, and beside their first column
+those that any of the others fits; without patterns, all of them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import compress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -110,6 +112,17 @@ def with_rows(table: Table, patterns: Sequence[str]) -> Table:
     return {**table, "rows": [row for row in table["rows"] if fits(row)]}
 
 
+def with_columns(table: Table, patterns: Sequence[str]) -> Table:
+    """The table with its first column and those whose name fits a pattern."""
+    names = [column["name"] for column in table["columns"]]
+    stay = [not place or any(fnmatchcase(name, p) for p in patterns) for place, name in enumerate(names)]
+    return {
+        **table,
+        "columns": list(compress(table["columns"], stay)),
+        "rows": [list(compress(row, stay)) for row in table["rows"]],
+    }
+
+
 def page(kept: Mapping[str, Kept], introduction: str = INTRODUCTION) -> str:
     """The page of all results."""
     parts = [introduction.rstrip()]
@@ -125,22 +138,29 @@ def figures(wanted: str, kept: Mapping[str, Kept], place: Path) -> str:
     """What a remark asks for, for a page in the folder ``place``.
 
     Raises:
-        ValueError: if there are no such results, or no such rows.
+        ValueError: if there are no such results, rows or columns.
     """
-    name, _, listed = (part.strip() for part in wanted.partition("|"))
+    name, *listed = (part.strip() for part in wanted.split("|"))
     if name not in kept:
         raise ValueError(f"no results {name!r}, but {', '.join(kept)}")
     tables = tables_of(name, kept[name])
-    if listed:
-        patterns = [pattern.strip() for pattern in listed.split(";")]
-        tables = [left for left in (with_rows(table, patterns) for table in tables) if left["rows"]]
-        words = {word for table in tables for row in table["rows"] for word in row if isinstance(word, str)}
-        for pattern in patterns:
-            if not any(fnmatchcase(word, pattern) for word in words):
-                raise ValueError(f"no row of {name} fits {pattern!r}")
+    rows, columns = ([one.strip() for one in part.split(";") if one] for part in (*listed, "", "")[:2])
+    if rows:
+        tables = [left for left in (with_rows(table, rows) for table in tables) if left["rows"]]
+        cells = (cell for table in tables for row in table["rows"] for cell in row)
+        _refuse_others(f"row of {name}", rows, {cell for cell in cells if isinstance(cell, str)})
+    if columns:
+        _refuse_others(f"column of {name}", columns, {one["name"] for table in tables for one in table["columns"]})
+        tables = [with_columns(table, columns) for table in tables]
     link = os.path.relpath(PAGE, place).replace(os.sep, "/")
     where = f"From [{name}]({link}#{name}), measured on {kept[name]['machine']}:"
     return "\n\n".join([where, *map(markdown, tables)])
+
+
+def _refuse_others(what: str, patterns: Sequence[str], words: Iterable[str]) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(word, pattern) for word in words):
+            raise ValueError(f"no {what} fits {pattern!r}")
 
 
 def filled(text: str, kept: Mapping[str, Kept], place: Path) -> str:

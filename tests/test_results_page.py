@@ -44,9 +44,19 @@ def test_a_page_gets_the_rows_that_it_asks_for(tmp_path: Path) -> None:
     assert results_page.filled(text, {"new": SAVED}, results_page.ROOT / "docs" / "methods") == text
 
 
-def test_rows_and_results_that_are_not_there_are_named() -> None:
+def test_and_the_columns(tmp_path: Path) -> None:
+    wide = {**SAVED["tables"][0], "columns": [*SAVED["tables"][0]["columns"], {"name": "loss", "unit": ""}]}
+    wide["rows"] = [[*row, f"3.{place}"] for place, row in enumerate(wide["rows"])]
+    text = results_page.figures("new | uniform; Lin* | lo*", {"new": {**SAVED, "tables": [wide]}}, results_page.ROOT)
+    assert "| weights | loss |\n| --- | --- |\n| uniform | 3.0 |\n| LinUpper r 1 | 3.2 |\n\nA note." in text
+    assert "| a \\| b | 3.1 |" in results_page.figures("new | | loss", {"new": {**SAVED, "tables": [wide]}}, tmp_path)
+
+
+def test_rows_columns_and_results_that_are_not_there_are_named() -> None:
     with pytest.raises(ValueError, match="no row of new fits 'Adapt"):
         results_page.figures("new | uniform; Adapt*", {"new": SAVED}, results_page.ROOT)
+    with pytest.raises(ValueError, match="no column of new fits 'loss'"):
+        results_page.figures("new | uniform | loss", {"new": SAVED}, results_page.ROOT)
     with pytest.raises(ValueError, match="no results 'old', but new"):
         results_page.figures("old", {"new": SAVED}, results_page.ROOT)
 
