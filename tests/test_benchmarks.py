@@ -188,10 +188,11 @@ def test_steps_to_the_loss_of_uniform_at_its_best_rate() -> None:
         for (name, curve), kind in zip(curves.items(), kinds, strict=True)
     ]
     shown = mixture_report.tabulated(rows, 3, 2)
-    assert [row[5] for row in shown.rows] == ["never", "3 each", "2, 3"]
-    assert [row[4] for row in shown.rows] == ["2, never"] * 3
+    assert [row[6] for row in shown.rows] == ["never", "3 each", "2, 3"]
+    assert [row[5] for row in shown.rows] == ["2, never"] * 3
+    assert [row[3] for row in shown.rows] == ["2.000", "1.500", "1.000"]
     assert shown.rows[2][-1] == "rate × 1, encoder=hashed, ess=0.5, score=mean"
-    assert [row[4] for row in mixture_report.tabulated(rows[:1], 3, 2).rows] == ["2, never"]
+    assert [row[5] for row in mixture_report.tabulated(rows[:1], 3, 2).rows] == ["2, never"]
 
 
 @pytest.mark.parametrize(
