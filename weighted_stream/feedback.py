@@ -47,6 +47,9 @@ class Feedback:
         store: remembers; it stays open as long as the feedback lives.
         ahead: scores samples before they come here, if the strategy wants that.
         may_be_alone: whether this process may weigh by itself if it turns out to be one of several ranks.
+
+    Attributes:
+        reads_ahead: whether the trainer takes a batch of a loader without a length while it trains on the one before.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Feedback:
         self.store: Memory = store
         self._written: Written | None = store
         self.ahead = ahead
+        self.reads_ahead = False
         self.onlookers: list[Onlooker] = []
         self.token = uuid.uuid4().hex
         self.step = 0

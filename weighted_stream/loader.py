@@ -15,6 +15,7 @@ from weighted_stream.collate import ids_of
 from weighted_stream.errors import StrategyError
 from weighted_stream.feedback import Feedback
 from weighted_stream.handed_over import HandedOver, shallow
+from weighted_stream.lengths import length_of
 from weighted_stream.position import Position
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.strategies.options import check_integer
@@ -79,6 +80,37 @@ class Arrivals:
             yield ids, batch
 
 
+class Late:
+    """Counts a batch when the next one is handed over.
+
+    Example:
+        >>> counted = []
+        >>> late = Late(counted.append)
+        >>> late([3])
+        >>> late([5])
+        >>> counted
+        [[3]]
+        >>> late.end()
+        >>> counted
+        [[3], [5]]
+    """
+
+    def __init__(self, add: Callable[[NDArray[np.int64]], None]) -> None:
+        self._add = add
+        self._held: NDArray[np.int64] | None = None
+
+    def __call__(self, ids: NDArray[np.int64]) -> None:
+        """A batch of these samples is handed over."""
+        self.end()
+        self._held = ids
+
+    def end(self) -> None:
+        """No more batches come."""
+        if self._held is not None:
+            self._add(self._held)
+            self._held = None
+
+
 class Saved(Protocol):
     """What has a state."""
 
@@ -127,7 +159,8 @@ class WeightedLoader:
     def __iter__(self) -> Iterator[Any]:
         """``(batch, weight)`` pairs, or dict batches with ``sample_id``."""
         position, items = self._begin_epoch()
-        feedback, add, draws, as_dict = self._feedback, position.add, self._draws, self._as_dict
+        feedback, draws, as_dict = self._feedback, self._draws, self._as_dict
+        add = Late(position.add) if feedback.reads_ahead and length_of(self) is None else position.add
         ahead, keeps_samples = feedback.ahead, feedback.strategy.keeps_samples
         try:
             for item in items:
@@ -146,6 +179,8 @@ class WeightedLoader:
         except GeneratorExit:
             feedback.settle()  # the loop was left: nobody may come again
             raise
+        if isinstance(add, Late):
+            add.end()
         self._end_epoch(position)
 
     def _chosen(self, draws: Draws, ids: NDArray[np.int64], batch: Any) -> tuple[Batch, Any]:

@@ -289,6 +289,22 @@ def test_parts_are_one_update_and_get_one_weight(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_look_at_the_next_batch_between_parts_settles_nothing(kind: str) -> None:
+    plain, looked = made(kind), made(kind)
+    losses = torch.tensor([row["loss"] for row in rows(8)])
+    for strategy in (plain, looked):
+        stream = streamed(strategy, rows())
+        stream.store.set_groups(range(64), [row["domain"] for row in rows()])
+        for first in range(0, 64, 8):
+            weight = stream.weight(range(first, first + 8))
+            weight[:4].resolve(losses[:4])
+            if strategy is looked:
+                stream.weight([(first + 8) % 64]).tensor()
+            weight[4:].resolve(losses[4:])
+    assert looked.state_dict() == plain.state_dict()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_retry_and_losses_that_are_not_finite_teach_nothing(kind: str) -> None:
     once, twice = made(kind), made(kind)
     run(streamed(once, rows()))

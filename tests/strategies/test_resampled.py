@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from resuming import check_resuming
 
 from weighted_stream import (
+    Adapt,
     AdaptBM25,
     Clip,
     DoReMi,
@@ -238,6 +239,14 @@ def test_it_does_not_say_that_nothing_varies() -> None:
 def test_shares_of_the_drawn_alone(strategy: Strategy) -> None:
     with pytest.raises(StrategyError, match="would learn their shares from that"):
         Resampled(strategy)
+
+
+def test_hidden_states_of_a_pass_that_has_not_been() -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 8), torch.nn.Linear(8, 9))
+    adapt = Adapt(model, [torch.zeros(2, 4, dtype=torch.long)], head="1")
+    for strategy in (adapt, Clip(adapt, high=2.0), adapt * Frozen()):
+        with pytest.raises(StrategyError, match="Resampled draws before it"):
+            Resampled(strategy)
 
 
 @pytest.mark.parametrize("strategy", [LinUpper(), Similarity() * LinUpper(), Shuffled(LinUpper())])

@@ -204,6 +204,95 @@ def test_the_extra_forward_pass_leaves_the_random_state_alone() -> None:
     torch.testing.assert_close(one.parameters(), other.parameters(), atol=1e-5, rtol=0)
 
 
+class Crops(Algorithm):
+    """As a warm-up of sequence lengths: the batch that is trained on is not the one that was read."""
+
+    def match(self, event: Event, state: Any) -> bool:
+        return event == Event.AFTER_DATALOADER
+
+    def apply(self, event: Event, state: Any, logger: Any) -> None:
+        state.batch = (state.batch[0] * 0.5, state.batch[1])
+
+
+def test_the_extra_forward_pass_is_of_the_batch_that_is_trained_on() -> None:
+    whole = Run(LinUpper(), algorithms=[Crops()]).fit()
+    parts = Run(LinUpper(), 2, algorithms=[Crops()], weights={"extra_forward": True}).fit()
+    np.testing.assert_allclose(parts.losses(), whole.losses(), atol=1e-6)
+    torch.testing.assert_close(parts.parameters(), whole.parameters(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("micro", [BATCH, 2])
+def test_losses_are_made_in_the_trainers_precision(monkeypatch: pytest.MonkeyPatch, micro: int) -> None:
+    """Of which there is only one on a processor: autocast stands in for it."""
+
+    def autocast(*_: Any, **__: Any) -> Any:
+        return torch.autocast("cpu", torch.bfloat16)
+
+    monkeypatch.setattr("composer.trainer.trainer.get_precision_context", autocast)
+    monkeypatch.setattr("weighted_stream.trainers.composer.get_precision_context", autocast)
+    seen = []
+
+    def losses(outputs: Any, batch: Any) -> Any:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return each_loss(outputs, batch[1])
+
+    Run(LinUpper(), micro, weights={"losses": losses, "extra_forward": True}, max_duration="2ba").fit()
+    assert len(seen) == 2 * (1 if micro == BATCH else 8)
+    assert all(seen)
+
+
+class Shared(torch.utils.data.IterableDataset[Any]):
+    """Says how many samples its workers have together, each of which has a smaller last batch."""
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __iter__(self) -> Any:
+        worker = torch.utils.data.get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for number, (x, y) in list(enumerate(data()))[first::step]:
+            yield {"id": number, "x": x, "y": y}
+
+
+class OfRows(ComposerClassifier):
+    def forward(self, batch: Any) -> Any:
+        return self.module(batch["x"])
+
+    def loss(self, outputs: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        return each_loss(outputs, batch["y"])
+
+    def get_metrics(self, is_train: bool = False) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.filterwarnings("ignore:.*worker processes in total:UserWarning")
+def test_more_batches_than_a_length_says_end_with_the_epoch(tmp_path: Path) -> None:
+    def run(**options: Any) -> Run:
+        made = Run.__new__(Run)
+        made.model = OfRows(network(), num_classes=4, loss_fn=each_loss)
+        made.stream = WeightedStream(Shared(), running(), id_fn="id")
+        made.weights, made.log = ComposerWeights(made.stream), InMemoryLogger()
+        made.trainer = Trainer(
+            model=made.model,
+            train_dataloader=made.weights.loader(batch_size=BATCH, num_workers=3),
+            algorithms=made.weights,
+            loggers=made.log,
+            optimizers=torch.optim.SGD(made.model.parameters(), lr=0.2),
+            max_duration="3ep",
+            progress_bar=False,
+            device="cpu",
+            seed=1,
+            **options,
+        )
+        return made.fit()
+
+    whole = run(save_folder=str(tmp_path), save_interval="1ep")
+    assert len(whole.losses()) == 15
+    again = run(load_path=str(tmp_path / "ep1-ba5-rank0.pt"))
+    assert again.losses() == whole.losses()[5:]
+    assert torch.equal(again.parameters(), whole.parameters())
+
+
 class RunsOutOfMemory(Algorithm):
     """Fails like a GPU without memory, in the second micro-batch of some batches."""
 

@@ -186,6 +186,45 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, strategy: An
         assert_same_store(other, stream)
 
 
+class Stream(torch.utils.data.IterableDataset[Any]):
+    """The same, and nobody knows how many: Lightning then reads a batch ahead."""
+
+    def __iter__(self) -> Any:
+        worker = torch.utils.data.get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for number, (x, y) in list(enumerate(data()))[first::step]:
+            yield {"id": number, "x": x, "y": y}
+
+
+class OfRows(Module):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        row, weight = batch
+        return super().training_step(((row["x"], row["y"]), weight), batch_idx)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batch", [BATCH, 7])
+def test_also_of_a_stream_without_a_length(tmp_path: Path, workers: int, batch: int) -> None:
+    def trained(ckpt: Any = None) -> Any:
+        stream, module = WeightedStream(Stream(), LinUpper(), id_fn="id"), OfRows(0.3)
+        checkpoints = ModelCheckpoint(
+            tmp_path / str(ckpt is None), every_n_train_steps=1, save_top_k=-1, filename="{step}"
+        )
+        options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = lightning.Trainer(max_epochs=2, callbacks=[LightningWeights(stream), checkpoints], **options)
+        trainer.fit(module, stream.loader(batch_size=batch, num_workers=workers), ckpt_path=ckpt)
+        return module, stream
+
+    whole, stream = trained()
+    per_epoch = len(whole.seen) // 2
+    assert len(whole.seen) == 2 * per_epoch > 8
+    for stop in (1, 2, per_epoch - 1, per_epoch, per_epoch + 1):
+        again, other = trained(str(tmp_path / "True" / f"step={stop}.ckpt"))
+        assert again.seen == whole.seen[stop:], stop
+        assert torch.equal(parameters(again), parameters(whole))
+        assert_same_store(other, stream)
+
+
 def test_figures_reach_the_logger(tmp_path: Path) -> None:
     _, _, trainer = fit(tmp_path, LinUpper(), logger=CSVLogger(tmp_path), log_every_n_steps=1)
     header, *rows = (Path(trainer.logger.log_dir) / "metrics.csv").read_text().splitlines()

@@ -60,10 +60,9 @@ class DomainStrategy(Strategy):
 
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32."""
-        if signals.step != self._step:
-            self._settle()
         if self not in signals.scratch:  # frozen for this batch, so that its parts agree
-            signals.scratch[self] = self._table()
+            now = self if signals.step == self._step else self._settled()  # of the batch before, parts may yet come
+            signals.scratch[self] = now._table()
         table: dict[str, float] = signals.scratch[self]
         names, places = self._domains(signals)
         values = np.array([table.get(name, 1.0) for name in names], np.float32)

@@ -12,6 +12,7 @@ from torch import Tensor
 from weighted_stream.errors import LossError, StrategyError, WindowError
 from weighted_stream.selection import Candidates, Choice
 from weighted_stream.signals import Signals
+from weighted_stream.strategies.adapt import Adapt
 from weighted_stream.strategies.around import Around
 from weighted_stream.strategies.base import Strategy, no_weights, wrong_shape
 from weighted_stream.strategies.chance import chance
@@ -138,6 +139,13 @@ def _check_part(part: Strategy) -> None:
             found=repr(part),
             expected='window="batch": over the candidates of a batch',
             do='leave window="running" out; drawn samples alone would be its window',
+        )
+    if isinstance(part, Adapt):
+        raise StrategyError(
+            "Adapt compares hidden states of the model's forward pass, and Resampled draws before it.",
+            found=repr(part),
+            expected="weights known at hand-over",
+            do="Resampled(Similarity(target)) or Resampled(AdaptBM25(target)): likeness of the samples themselves",
         )
     if isinstance(part, (InfoBatch, Kakurenbo)):
         method = type(part).__name__

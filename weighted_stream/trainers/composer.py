@@ -11,12 +11,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from weighted_stream.errors import LossError, SourceError, StateError, WindowError, missing_extra
 from weighted_stream.figures.batch_figures import BatchFigures
+from weighted_stream.lengths import length_of
 from weighted_stream.probes.running import forwards_only
 from weighted_stream.state import check_keys
 from weighted_stream.stream import WeightedStream
 from weighted_stream.trainers.chunked_head import ChunkedModel
 from weighted_stream.trainers.epochs import Epochs
-from weighted_stream.trainers.parts import Parts, each, length_of
+from weighted_stream.trainers.parts import Parts, each
 
 try:
     from composer.core import Algorithm, DataSpec, Event, State
@@ -119,7 +120,6 @@ class ComposerWeights(Algorithm):
         self._chunked: ChunkedModel | None = None
         self._epochs: Epochs | None = None
         self._spec: Any = None
-        self._batch: Any = None
         self._parts: Parts | None = None
         self._fresh = True  # has not trained since it was made or loaded
         self._loaded = False
@@ -141,8 +141,7 @@ class ComposerWeights(Algorithm):
         def batch_transforms(pair: Any) -> Any:
             batch, weight = pair
             self._parts = Parts(weight)
-            self._batch = batch if users is None else users(batch)
-            return self._batch
+            return batch if users is None else users(batch)
 
         self._epochs = Epochs(self.stream.loader(seed=seed, **arguments))
         spec = DataSpec(self._epochs, batch_transforms=batch_transforms, **options)
@@ -266,7 +265,8 @@ class ComposerWeights(Algorithm):
 
     def _checked(self, state: State, loss: Any, outputs: Any, batch: Any) -> Tensor:
         """The losses of a micro-batch, (B,)."""
-        losses = loss if self.losses is None else self.losses(outputs, batch)
+        with get_precision_context(state.precision, state.precision_config):  # as that of the model's own loss
+            losses = loss if self.losses is None else self.losses(outputs, batch)
         count = self._spec.get_num_samples_in_batch(batch)
         if not each(losses, count):
             whose = type(_inside(state.model)).__name__ + ".loss" if self.losses is None else "losses="
@@ -302,7 +302,7 @@ class ComposerWeights(Algorithm):
         model = _inside(state.model)
         found = []
         with forwards_only():
-            for part in self._spec.split_batch(self._batch, size):
+            for part in self._spec.split_batch(state.batch, size):
                 part = self._spec.microbatch_transforms(state.device.batch_to_device(part))
                 with get_precision_context(state.precision, state.precision_config):
                     outputs = state.model(part)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from weighted_stream.loader import WeightedLoader
@@ -20,8 +22,13 @@ class Epochs:
         return self._items
 
     def end(self) -> None:
-        """The epoch is over."""
-        next(self._items, None)
+        """The epoch is over.
+
+        What workers have beyond ``len`` is a smaller last batch each, if a dataset that they share counts its samples
+        together: it is left out. Of a dataset without an end no more is read.
+        """
+        workers: int = getattr(self._loader, "num_workers", 0)
+        deque(islice(self._items, workers + 1), maxlen=0)
 
     def __len__(self) -> int:
         return len(self._loader)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from weighted_stream.errors import StateError
+from weighted_stream.lengths import length_of
 from weighted_stream.state import check_keys
 from weighted_stream.stream import WeightedStream
-from weighted_stream.trainers.parts import length_of
 
 VERSION = 2
 

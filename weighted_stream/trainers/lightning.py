@@ -11,10 +11,10 @@ import torch
 
 from weighted_stream.errors import SourceError, missing_extra
 from weighted_stream.figures.batch_figures import BatchFigures
+from weighted_stream.lengths import length_of
 from weighted_stream.loader import WeightedLoader
 from weighted_stream.state import check_keys
 from weighted_stream.stream import WeightedStream
-from weighted_stream.trainers.parts import length_of
 
 try:
     from lightning.pytorch import Callback
@@ -62,6 +62,14 @@ class LightningWeights(Callback):  # type: ignore[misc, unused-ignore]
         self.stream, self.prefix = stream, prefix
         self._figures = BatchFigures(stream)
         self._random: Mapping[str, Any] | None = None
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Without a length, Lightning reads a batch ahead to know which is the last; it is not trained on yet."""
+        self.stream._live().reads_ahead = stage == "fit"
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Whoever reads the stream now does not."""
+        self.stream._live().reads_ahead = False
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """See to it that it is the stream that is read, all of it."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from weighted_stream.errors import LossError
@@ -56,19 +54,6 @@ class Parts:
         """
         if self._at != len(self.weight):
             raise _not_the_batch(f"{self._at} samples in all micro-batches", f"{len(self.weight)}")
-
-
-def length_of(data: Any) -> int | None:
-    """How much a dataset or loader holds, if it can say.
-
-    Example:
-        >>> length_of([1, 2, 3]), length_of(iter([1, 2, 3]))
-        (3, None)
-    """
-    try:
-        return len(data)
-    except (TypeError, NotImplementedError):
-        return None
 
 
 def each(losses: object, count: int) -> bool:
