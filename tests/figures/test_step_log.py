@@ -101,6 +101,17 @@ def test_what_was_known_before() -> None:
     assert (seen[8]["new_share"], seen[8]["staleness"], seen[8]["staleness_max"]) == (0.0, 8.0, 8.0)
 
 
+def test_a_second_run_into_a_store_has_known_its_samples(tmp_path: Path) -> None:
+    figures = []
+    for steps in (3, 1):
+        with stream_of(store=tmp_path / "store") as stream:
+            log = StepLog(stream, every=1)
+            for _ in range(steps):
+                torch.ones(8) * stream.weight(list(range(8)))
+            figures.append(log.latest)
+    assert [(line["step"], line["new_share"], line["staleness"]) for line in figures] == [(3, 0.0, 1.0), (1, 0.0, 0.0)]
+
+
 def test_values_that_are_not_finite_leave_a_line_whole(tmp_path: Path) -> None:
     losses = LOSSES.copy()
     losses[:8] = np.nan

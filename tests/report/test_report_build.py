@@ -12,7 +12,17 @@ import pytest
 import torch
 from report_runs import a_run, texts, train, write_shards
 
-from weighted_stream import SourceError, StoreError, StoreMismatchError, Uniform, WeightedStream, WeightStore
+from weighted_stream import (
+    LinUpper,
+    Resampled,
+    Similarity,
+    SourceError,
+    StoreError,
+    StoreMismatchError,
+    Uniform,
+    WeightedStream,
+    WeightStore,
+)
 from weighted_stream.report.build import Options, build
 from weighted_stream.report.page import page
 from weighted_stream.report.texts import Texts
@@ -153,6 +163,96 @@ def test_uniform_training_is_called_that(tmp_path: Path) -> None:
     assert said["Did the weights vary enough to matter?"]["level"] == "look"
 
 
+def test_a_strategy_that_chooses_is_measured_against_its_candidates(tmp_path: Path) -> None:
+    data = [{"kind": "rare" if i % 8 == 0 else "common", "loss": 1.0 + i % 7} for i in range(800)]
+    strategy = Resampled(Similarity(ess=0.5), budget=0.25)
+    with WeightedStream(data, strategy, store=tmp_path / "store", group_fn="kind") as stream:
+        stream.store.update(range(800), similarity=[1.0 if i % 8 == 0 else 0.5 for i in range(800)])
+        for batch, weight in stream.loader(batch_size=8):
+            weight.resolve(batch["loss"].float())
+    said = answers(build(tmp_path / "store")["runs"][0])
+    varied = said["Did the weights vary enough to matter?"]
+    assert varied["answer"] == "No: samples were chosen, not weighed"
+    assert varied["detail"].startswith("25.0% of the candidates were chosen. Effective sample size 100.0%")
+    group = said["Which kind of text got weight?"]
+    assert group["answer"].startswith("rare most")
+    assert "for 12.5% of the candidates" in group["detail"]
+    assert "75.0% of the candidates were passed over" in said["Was anything skipped?"]["detail"]
+
+
+def test_weights_of_those_chosen(tmp_path: Path) -> None:
+    with WeightStore(tmp_path / "store") as store:
+        for step in range(50):
+            store.update(np.arange(10, 40), weight=np.zeros(30), step=step)
+            losses = np.where(np.arange(10) == 3, np.nan, 2.0)  # a bad loss is one of a batch
+            store.record(np.arange(10), losses, np.where(np.isnan(losses), 0.0, 1.0), step=step)
+    said = answers(build(tmp_path / "store")["runs"][0])
+    detail = said["Did the weights vary enough to matter?"]["detail"]
+    assert detail.startswith("25.0% of the candidates were chosen. Effective sample size 90.0% of the batch")
+    assert "10.0% of the weights were 0" in said["Was anything skipped?"]["detail"]
+
+
+def test_batches_of_one(tmp_path: Path) -> None:
+    with WeightStore(tmp_path / "store") as store:
+        for step in range(200):
+            store.record([step], [1.0], [1.0 + step % 2 * 2], step=step)
+    varied = answers(build(tmp_path / "store")["runs"][0])["Did the weights vary enough to matter?"]
+    assert varied["answer"] == "Yes"
+    assert "Effective sample size 80.0% of all weights" in varied["detail"]
+    assert "200 steps of one weight each" in varied["detail"]
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_second_run_into_a_store(tmp_path: Path, closed: bool) -> None:
+    store = WeightStore(tmp_path / "store")
+    for run, count in enumerate((12, 9)):
+        for step in range(count):
+            store.update(np.arange(40, 50), weight=np.zeros(10), step=step)
+            for part in (np.arange(20), np.arange(20, 40)):  # micro-batches
+                store.record(part, np.full(20, 9.0 - 8 * run - step / 10), 1 + part % 3, step=step)
+        if closed:
+            store.close()
+            store = WeightStore(tmp_path / "store")
+    store.close()
+    value = build(tmp_path / "store")
+    run = value["runs"][0]
+    fell = answers(run)["Did the loss fall?"]
+    assert fell["answer"].startswith("Yes, from ")
+    assert "in the first interval since the steps began anew" in fell["detail"]
+    assert max(run["steps"]["loss"]) <= 1
+    assert run["facts"]["steps"] == 9
+    assert "20.0% of the candidates were passed over" in answers(run)["Was anything skipped?"]["detail"]
+    (note,) = (note for note in value["notes"] if "begin anew" in note)
+    assert "step 0 comes after step 11" in note
+    assert "360 of 840 visits" in note
+
+
+def test_runs_written_together(tmp_path: Path) -> None:
+    with WeightStore(tmp_path / "store") as store:
+        for step in (*range(12), *range(9)):
+            store.record(np.arange(20), np.full(20, step), np.arange(20), step=step)
+    value = build(tmp_path / "store")
+    assert (value["runs"][0]["facts"]["steps"], value["runs"][0]["steps"]["last"]) == (9, 8)
+    assert any("180 of 420 visits" in note for note in value["notes"])
+
+
+def test_a_run_that_goes_on_from_a_state_is_one_run(tmp_path: Path) -> None:
+    data = torch.arange(64.0)
+    with WeightedStream(data, LinUpper(), store=tmp_path / "store") as stream:
+        state = None
+        for losses, weight in stream.loader(batch_size=8):
+            weight.resolve(losses)
+            state = stream.state_dict() if stream.store.stats()["visits"] == 32 else state
+    assert state is not None
+    with WeightedStream(data, LinUpper(), store=tmp_path / "store") as stream:
+        stream.load_state_dict(state)
+        for losses, weight in stream.loader(batch_size=8):
+            weight.resolve(losses)
+    value = build(tmp_path / "store")
+    assert not any("begin anew" in note for note in value["notes"])
+    assert value["runs"][0]["facts"] == {"samples": 64, "trained on": 64, "visits": 64, "steps": 8}
+
+
 def test_a_shard_that_was_never_trained_on(tmp_path: Path) -> None:
     store, _ = a_run(tmp_path)
     manifest = json.loads((store / "manifest.json").read_text())
@@ -231,6 +331,19 @@ def test_a_shortened_journal(tmp_path: Path) -> None:
     value = build(tmp_path / "store")
     assert any("charts begin at step 77" in note for note in value["notes"])
     assert value["runs"][0]["facts"]["visits"] == 799
+    assert value["runs"][0]["facts"]["steps"] == 78
+
+
+def test_a_shortened_journal_is_not_called_the_run(tmp_path: Path) -> None:
+    with WeightStore(tmp_path / "store") as store:
+        for step in range(60):
+            store.record(np.arange(20), np.full(20, 9 - step / 10), np.ones(20), step=step)
+            if step == 29:
+                state = store.state_dict()
+        store.compact(state)
+    value = build(tmp_path / "store")
+    assert value["runs"][0]["facts"]["steps"] == 60
+    assert "in the first interval of what the journal has" in answers(value["runs"][0])["Did the loss fall?"]["detail"]
 
 
 def test_a_damaged_journal_is_said(tmp_path: Path) -> None:

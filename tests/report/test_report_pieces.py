@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weighted_stream.report.charts import Parts, medians
-from weighted_stream.report.comparison import compare, rank_correlation
+from weighted_stream.report.comparison import compare, described, rank_correlation
 from weighted_stream.report.drawing import Draw
 from weighted_stream.report.findings import preferred
 from weighted_stream.report.hints import hashed, maybe_mislabelled, never_learned, repeated
@@ -111,6 +111,16 @@ def test_a_comparison() -> None:
     assert found.by_weight.tolist() == [1, 0]
     assert found.by_loss.tolist() == [0, 1]
     assert found.losses_agree == pytest.approx(0.5)
+
+
+def test_a_comparison_of_runs_that_do_not_differ() -> None:
+    one = account(weight=[1.0, 1.0], last=[0.0, 0.0])
+    other = account(weight=[1.0, 2.0], last=[0.0, 0.0])
+    weights, losses = described(compare(one, other, 2), one, other, ("a", "b"), True)
+    assert weights.answer == "The weights of at least one do not vary"
+    assert losses.answer == "Neither, to half a percent"
+    few = account(weight=[1.0], last=[0.0])
+    assert described(compare(few, few, 2), few, few, ("a", "b"), True)[0].answer == "Too few to say"
 
 
 def test_rank_correlation_with_ties() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from weighted_stream.errors import StoreError
+from weighted_stream.figures.beginnings import Beginnings
 from weighted_stream.figures.measures import loss_deciles, shares
 from weighted_stream.figures.shard_table import ShardTable
 from weighted_stream.store import WeightStore
@@ -155,12 +156,19 @@ class FollowedStore:
         self._losses: dict[int, tuple[float, int]] = {}
         self._ids, self._last_losses, self._weights = np.empty(0, np.int64), *np.empty((2, 0), np.float32)
         self._steps: int | None = None
+        self._beginnings = Beginnings()
 
     def _learn(self, entry: Entry) -> None:
         loss, _, weight, _, _, step = entry.change
         if loss is None or not isinstance(step, np.ndarray):
             return
-        steps = step.astype(np.int64)
+        ids, steps, beginnings = entry.ids, step.astype(np.int64), self._beginnings
+        begin = beginnings.see(steps)
+        if begin is not None:
+            self._forget()
+            self._beginnings = beginnings
+            ids, steps, loss = ids[begin:], steps[begin:], loss[begin:]
+            weight = None if weight is None else weight[begin:]
         self._steps = int(steps[-1]) + 1
         finite = np.isfinite(loss)
         distinct, places = np.unique(steps, return_inverse=True)
@@ -173,7 +181,7 @@ class FollowedStore:
             del self._losses[one]
         if weight is not None:
             weighed = ~np.isnan(weight)
-            self._ids = np.concatenate([self._ids, entry.ids[weighed]])[-WINDOW:]
+            self._ids = np.concatenate([self._ids, ids[weighed]])[-WINDOW:]
             self._last_losses = np.concatenate([self._last_losses, loss[weighed]])[-WINDOW:]
             self._weights = np.concatenate([self._weights, weight[weighed]])[-WINDOW:]
 

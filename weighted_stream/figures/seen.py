@@ -21,7 +21,8 @@ class Past:
     """What was known of the first batch of them before it was weighed.
 
     Attributes:
-        ages: (n,) steps since its samples were weighed before; -1 for those that never were.
+        ages: (n,) steps since its samples were weighed before, 0 if an earlier run was further on; -1 for those that
+            never were.
         unscored: (n,) whether they had no similarity.
     """
 
@@ -49,7 +50,7 @@ class Seen:
         if self._first not in (-1, step):
             return
         known = memory.get(ids)
-        ages = np.where(known["visits"] > 0, step - known["last_step"], -1)
+        ages = np.where(known["visits"] > 0, np.maximum(step - known["last_step"], 0), -1)
         with self._threads:
             if self._first != step:
                 self._past = []

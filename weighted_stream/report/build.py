@@ -205,7 +205,7 @@ def _run(
             "samples": run.census.samples,
             "trained on": run.census.visited,
             "visits": int(run.stats["visits"]),
-            "steps": None if course is None else course.intervals.last - course.intervals.first + 1,
+            "steps": None if course is None else course.intervals.last + 1,
         },
         **charts(run),
     }

@@ -56,7 +56,8 @@ class Parts:
     Attributes:
         names: of them.
         samples: of each in the store.
-        visits, weight: of each, as far as the journal goes; without one the visited samples, and their last weights.
+        visits, weight: of each, as far as the journal goes: how many weights there are, and their sum; without one the
+            visited samples, and their last weights.
         known: whether there is any weight at all.
     """
 

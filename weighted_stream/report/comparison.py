@@ -79,7 +79,8 @@ def described(found: Comparison, one: Account, other: Account, names: tuple[str,
     if len(found.weighed):
         gap = np.abs(one.weight - other.weight)[found.weighed]
         agree = found.weights_agree
-        answer = "One of them did not weigh" if agree != agree else _word(agree)
+        alike = "Too few to say" if len(found.weighed) < 2 else "The weights of at least one do not vary"
+        answer = alike if agree != agree else _word(agree)
         figures = f"Rank correlation of the mean weights {agree:.2f}; " if agree == agree else ""
         result.append(
             Finding(
@@ -91,7 +92,7 @@ def described(found: Comparison, one: Account, other: Account, names: tuple[str,
         )
     first, second = float(one.last[found.seen].mean()), float(other.last[found.seen].mean())
     lower = float((one.last < other.last)[found.seen].mean())
-    if abs(first - second) < 0.005 * max(abs(first), abs(second)):
+    if abs(first - second) <= 0.005 * max(abs(first), abs(second)):
         answer = "Neither, to half a percent"
     else:
         answer = f"{a if first < second else b} ({min(first, second):.3g} against {max(first, second):.3g})"

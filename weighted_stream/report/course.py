@@ -35,10 +35,12 @@ class Course:
         shards: how many there are.
 
     Attributes:
-        groups: (2, intervals, groups + 1): weights and visits added up, the last column for no group.
-        shards: (2, shards + 1): weights and visits added up, the last one for samples of no known shard.
+        groups: (2, intervals, groups + 1): weights and how many there are, the last column for no
+            group; those of candidates that were not chosen are among them, as 0.
+        shards: (2, shards + 1): the same, the last one for samples of no known shard.
         shard_weights: (intervals, shards + 1); None where that would be too much.
-        rows, bad, zero: feedback, losses that did not count, weights that were 0.
+        rows, bad, zero: feedback, losses that did not count, weights that were 0 of samples that were trained on.
+        visits, passed: losses that count, candidates that were not chosen.
     """
 
     def __init__(self, intervals: Intervals, groups: int, shards: int) -> None:
@@ -54,55 +56,63 @@ class Course:
         self.shard_weights = np.zeros((count, shards + 1)) if count * (shards + 1) <= _SHARD_CELLS else None
         self._losses = np.zeros((2, count))
         self._weighted = np.zeros((2, count))
-        self.rows = self.bad = self.zero = self.visits = 0
+        self.rows = self.bad = self.zero = self.visits = self.passed = 0
 
     def add(self, block: Block, groups: Ids, shards: Ids) -> None:
         """More feedback, with the numbers of the samples' groups and shards, (n,) each; -1 for none."""
-        steps, _, losses, weights, bad = block
+        steps, _, losses, weights, bad, passed = block
         self.rows += len(steps)
         self.bad += bad
         at = self.intervals.of(steps)
         known = ~np.isnan(losses)
         self.visits += int(np.count_nonzero(known))
-        self._add_losses(at, losses, weights, groups, known)
+        self._add_losses(at, losses, weights, known)
         weighed = ~np.isnan(weights)
         if weighed.any():
-            self._add_weights(steps, at, weights, groups, shards, weighed)
+            self._add_kinds(at[weighed], weights[weighed], groups[weighed], shards[weighed])
+        self.passed += int(np.count_nonzero(passed))
+        trained = weighed & ~passed
+        if trained.any():
+            self._add_weights(steps[trained], weights[trained])
         both = known & weighed
         used = both if both.any() else known
         for interval in np.unique(at[used]).tolist():
             mine = used & (at == interval)
             self._draws[interval].add(losses[mine], weights[mine], groups[mine])
 
-    def _add_losses(self, at: Ids, losses: Floats, weights: Floats, groups: Ids, known: NDArray[np.bool_]) -> None:
-        at, losses, weights, groups = at[known], losses[known].astype(np.float64), weights[known], groups[known]
+    def _add_losses(self, at: Ids, losses: Floats, weights: Floats, known: NDArray[np.bool_]) -> None:
+        at, losses, weights = at[known], losses[known].astype(np.float64), weights[known]
         np.add.at(self._losses[0], at, losses)
         np.add.at(self._losses[1], at, 1.0)
-        np.add.at(self.groups[1], (at, groups), 1.0)
         weighed = ~np.isnan(weights)
         np.add.at(self._weighted[0], at[weighed], losses[weighed] * weights[weighed])
         np.add.at(self._weighted[1], at[weighed], weights[weighed].astype(np.float64))
 
-    def _add_weights(
-        self, steps: Ids, at: Ids, weights: Floats, groups: Ids, shards: Ids, weighed: NDArray[np.bool_]
-    ) -> None:
-        steps, at, groups, shards = steps[weighed], at[weighed], groups[weighed], shards[weighed]
-        wide = weights[weighed].astype(np.float64)
-        self.zero += int(np.count_nonzero(wide == 0.0))
-        cell = np.clip((steps - self.intervals.first) // self.width, 0, self._cells.shape[1] - 1)
-        np.add.at(self._cells[0], cell, 1.0)
-        np.add.at(self._cells[1], cell, wide)
-        np.add.at(self._cells[2], cell, wide * wide)
+    def _add_kinds(self, at: Ids, weights: Floats, groups: Ids, shards: Ids) -> None:
+        wide = weights.astype(np.float64)
         np.add.at(self.groups[0], (at, groups), wide)
+        np.add.at(self.groups[1], (at, groups), 1.0)
         np.add.at(self.shards[0], shards, wide)
         np.add.at(self.shards[1], shards, 1.0)
         if self.shard_weights is not None:
             np.add.at(self.shard_weights, (at, shards), wide)
 
+    def _add_weights(self, steps: Ids, weights: Floats) -> None:
+        wide = weights.astype(np.float64)
+        self.zero += int(np.count_nonzero(wide == 0.0))
+        cell = np.clip((steps - self.intervals.first) // self.width, 0, self._cells.shape[1] - 1)
+        np.add.at(self._cells[0], cell, 1.0)
+        np.add.at(self._cells[1], cell, wide)
+        np.add.at(self._cells[2], cell, wide * wide)
+
     def ess(self) -> Array:
         """Effective sample size of each step as a share of its samples, (m,): of the steps with several weights."""
         shares: Array = effective(*self._cells)[self._cells[0] > 1]
         return shares
+
+    def ess_of_all(self) -> float:
+        """That of all weights together, whatever their steps; 0 if there are none."""
+        return float(effective(*self._cells.sum(axis=1, keepdims=True))[0])
 
     def ess_over_time(self) -> Array:
         """Its mean over the steps of each interval, NaN where there are none: (intervals,)."""
@@ -113,7 +123,7 @@ class Course:
         return _ratio(total, count)
 
     def moments(self) -> tuple[float, float, float]:
-        """How many weights there were, their mean, and their coefficient of variation."""
+        """How many weights of trained samples there were, their mean, and their coefficient of variation."""
         count, total, squares = (float(cells.sum()) for cells in self._cells)
         mean = total / count if count else float("nan")
         return count, mean, np.sqrt(max(squares / count - mean * mean, 0.0)) / mean if mean > 0 else float("nan")

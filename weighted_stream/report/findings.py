@@ -40,6 +40,7 @@ def findings(run: Run) -> list[Finding]:
     if not run.census.samples:
         return [Finding("What is in it?", "Nothing yet", "The store remembers no sample.", "look")]
     found = [varied(run)]
+    of = "candidates" if run.course is not None and run.course.passed else "visits"
     for what, parts, missing in (
         (
             "kind of text",
@@ -53,7 +54,7 @@ def findings(run: Run) -> list[Finding]:
             "The ids of this dataset do not tell the shard (those of MDS and Parquet without id_fn do).",
         ),
     ):
-        found.append(preferred(what, parts, missing))
+        found.append(preferred(what, parts, missing, of))
     return [*found, learned(run), covered(run), scored(run), finite(run)]
 
 
@@ -61,7 +62,8 @@ def varied(run: Run) -> Finding:
     """Whether the weights were so different that they can have mattered."""
     question = "Did the weights vary enough to matter?"
     course = run.course
-    if course is None or not len(course.ess()):
+    batch, chosen = "the batch", ""
+    if course is None or not course.moments()[0]:
         stats = run.stats
         if not stats["window"]:
             return Finding(question, "No weights", "The store remembers no weight of any sample.", "look")
@@ -69,13 +71,22 @@ def varied(run: Run) -> Finding:
         low, high = stats["weight_q05"], stats["weight_q95"]
         of = f"the latest {stats['window']:,.0f} weights (there is no journal with more)"
     else:
-        ess, cv = float(course.ess().mean()), course.moments()[1:][1]
+        count, _, cv = course.moments()
+        each = course.ess()
         low, high = np.quantile(course.all_weights(), (0.05, 0.95)).tolist() if len(course.all_weights()) else (0, 0)
-        of = f"{len(course.ess()):,} steps" if course.width == 1 else f"groups of {course.width} steps"
+        if len(each):
+            ess = float(each.mean())
+            of = f"{len(each):,} steps" if course.width == 1 else f"groups of {course.width} steps"
+        else:
+            ess, batch, of = course.ess_of_all(), "all weights", f"{count:,.0f} steps of one weight each"
+        if course.passed:
+            chosen = f"{count / (count + course.passed):.1%} of the candidates were chosen. "
     figures = (
-        f"Effective sample size {ess:.1%} of the batch, coefficient of variation {cv:.2f}; nine of ten weights lie "
-        f"between {low:.2f} and {high:.2f}. Over {of}."
+        f"{chosen}Effective sample size {ess:.1%} of {batch}, coefficient of variation {cv:.2f}; nine of ten weights "
+        f"lie between {low:.2f} and {high:.2f}. Over {of}."
     )
+    if chosen and (ess > HARDLY or not cv > 0):
+        return Finding(question, "No: samples were chosen, not weighed", figures)
     if ess > CONSTANT or not cv > 0:
         return Finding(question, "No: this was uniform training", figures + " Equal weights change nothing.", "look")
     if ess > HARDLY:
@@ -88,8 +99,8 @@ def varied(run: Run) -> Finding:
     return Finding(question, "Yes, perhaps too much", figures + more, "look")
 
 
-def preferred(what: str, parts: Parts, missing: str) -> Finding:
-    """Which parts got more of the weight than of the visits, and which less."""
+def preferred(what: str, parts: Parts, missing: str, of: str = "visits") -> Finding:
+    """Which parts got more of the weight than of the visits (or of what ``of`` names), and which less."""
     question = f"Which {what} got weight?"
     if not parts.known:
         return Finding(question, "Not known", missing if not len(parts.names) else "No sample has a weight.")
@@ -99,12 +110,12 @@ def preferred(what: str, parts: Parts, missing: str) -> Finding:
     if len(enough) + len(few) < 2:
         return Finding(question, f"There is one {what} only", f"{len(parts.names)} named, {len(enough)} with samples.")
     if len(enough) < 2:
-        return Finding(question, "Too few visits to say", f"{len(few)} have fewer than {ENOUGH} each.")
+        return Finding(question, f"Too few {of} to say", f"{len(few)} have fewer than {ENOUGH} each.")
     order = enough[np.argsort(-mean[enough], kind="stable")]
 
     def named(row: int) -> str:
         name = visible(parts.names[row], 60)
-        return f"{name}: {weight[row]:.1%} of the weight for {visits[row]:.1%} of the visits (×{mean[row]:.2f})"
+        return f"{name}: {weight[row]:.1%} of the weight for {visits[row]:.1%} of the {of} (×{mean[row]:.2f})"
 
     most, least = int(order[0]), int(order[-1])
     ups = [row for row in order[:2].tolist() if mean[row] > 1] or [most]
@@ -112,7 +123,7 @@ def preferred(what: str, parts: Parts, missing: str) -> Finding:
     unranked = ""
     if len(few):
         rest = ", ".join(f"{visible(parts.names[row], 60)} (×{mean[row]:.2f})" for row in few[:3].tolist())
-        unranked = f" Not ranked, with fewer than {ENOUGH} visits: {rest}{' …' if len(few) > 3 else ''}."
+        unranked = f" Not ranked, with fewer than {ENOUGH} {of}: {rest}{' …' if len(few) > 3 else ''}."
     detail = f"Most: {'; '.join(map(named, ups))}. Least: {'; '.join(map(named, downs))}.{unranked}"
     if mean[most] < ALIKE and mean[least] > 1 / ALIKE:
         detail = f"The mean weights of {len(order):,} lie between ×{mean[least]:.2f} and ×{mean[most]:.2f} that of all."
@@ -135,9 +146,12 @@ def learned(run: Run) -> Finding:
     first, last = float(known[0]), float(known[-1])
     lowest = float(known.min())
     steps = course.intervals
-    detail = (
-        f"Mean loss {first:.3g} in the first interval of the run, {last:.3g} in the last, steps {steps.first:,} to "
-    )
+    part = "of the run"
+    if run.feed.falls:
+        part = "since the steps began anew"
+    elif course.visits < run.stats["visits"]:
+        part = "of what the journal has"
+    detail = f"Mean loss {first:.3g} in the first interval {part}, {last:.3g} in the last, steps {steps.first:,} to "
     detail += f"{steps.last:,}; each sample before it was trained on, all counted alike."
     if last >= first:
         return Finding(question, "No, it rose" if last > first else "No", detail, "look")
@@ -161,6 +175,9 @@ def covered(run: Run) -> Finding:
     if census.passed:
         why = "never chosen, or their losses were not finite" if run.stats["nonfinite"] else "never chosen"
         parts.append(f"{census.passed:,} were drawn and {why}.")
+    if run.course is not None and run.course.passed:
+        share = run.course.passed / (run.course.passed + run.course.moments()[0])
+        parts.append(f"{share:.1%} of the candidates were passed over: they were read and did not count.")
     if run.course is not None and run.course.zero:
         share = run.course.zero / run.course.moments()[0]
         parts.append(f"{share:.1%} of the weights were 0: those samples were read and did not count.")

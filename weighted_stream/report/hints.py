@@ -16,8 +16,8 @@ VISITS = 2
 """Visits that a hint about a loss needs."""
 
 NEVER_LEARNED = (
-    "At least two visits, and at every one of them its loss was among the highest tenth of that time. "
-    "The most above the median loss of their time come first."
+    "At least two visits, and at every one of them its loss was among the highest tenth of that time, and above the "
+    "median. The most above the median loss of their time come first."
 )
 
 MAYBE_MISLABELLED = (

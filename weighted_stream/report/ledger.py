@@ -23,7 +23,7 @@ class Account(NamedTuple):
         visits: how many losses that count.
         first, last: its first and its last loss.
         first_alike, last_alike: the median loss of its group (of all, if it has none) when those came.
-        high: at how many visits its loss was among the highest tenth of that time.
+        high: at how many visits its loss was among the highest tenth of that time, and above the median.
         above: by how much its losses were above the median of their time, on average.
     """
 
@@ -48,7 +48,8 @@ class Ledger:
 
     Example:
         >>> from weighted_stream.report.steps import Intervals
-        >>> block = Block(np.array([0, 1]), np.array([7, 7]), np.float32([3, 1]), np.float32([1, 2]), 0)
+        >>> losses, weights, passed = np.float32([3, 1]), np.float32([1, 2]), np.array([False, False])
+        >>> block = Block(np.array([0, 1]), np.array([7, 7]), losses, weights, 0, passed)
         >>> course = Course(Intervals.over(0, 1, 2), groups=0, shards=0)
         >>> course.add(block, np.array([-1, -1]), np.array([-1, -1]))
         >>> ledger = Ledger(np.array([7, 9]), course)
@@ -86,8 +87,10 @@ class Ledger:
         self._first[place[new]], self._first_alike[place[new]] = losses[new], alike[new]
         self._last[place], self._last_alike[place] = losses, alike
         np.add.at(self._visits, place, 1)
-        np.add.at(self._high, place, (losses >= self._high_from[at]).astype(np.int32))
-        np.add.at(self._above, place, losses - self._median[at])
+        above = losses - self._median[at]
+        # Where most losses are the same, 0 as a rule, they are the highest tenth and the median, too.
+        np.add.at(self._high, place, ((losses >= self._high_from[at]) & (above > 0)).astype(np.int32))
+        np.add.at(self._above, place, above)
 
     def account(self) -> Account:
         """What is known."""

@@ -36,7 +36,15 @@ def notes(run: Run, second: Run | None, read: Read, shown: int, texts: bool) -> 
             continue
         if course.drawn:
             said.append(f"Quantiles over time{of} are those of 4,096 visits drawn at random from each interval.")
-        if course.visits < one.stats["visits"]:
+        if one.feed.falls:
+            before, after = one.feed.falls[-1]
+            said.append(
+                f"The steps{of} begin anew: step {after:,} comes after step {before:,}, so a second run wrote into the "
+                "store of a first one, without load_state_dict. What is said of steps, weights and losses is of what "
+                f"came after, {course.visits:,} of {one.stats['visits']:,.0f} visits; the records, from which the rest "
+                "is taken, are of all."
+            )
+        elif course.visits < one.stats["visits"]:
             said.append(
                 f"The journal{of} has {course.visits:,} of {one.stats['visits']:,.0f} visits: older ones were "
                 f"compacted into the records, and charts begin at step {course.intervals.first:,}; a larger "
