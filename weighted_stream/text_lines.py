@@ -78,7 +78,7 @@ class TextFile:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextFile]:
-    """A text file, UTF-8, compressed with gzip if its name ends with ``.gz``.
+    """A text file, UTF-8, with or without a byte order mark; compressed with gzip if its name ends with ``.gz``.
 
     Example:
         >>> import tempfile
@@ -89,7 +89,7 @@ def open_text(path: Path) -> Iterator[TextFile]:
         ...         list(file)
         ['one\\n', 'two\\n']
     """
-    compressed = path.suffix == ".gz"
+    compressed = path.suffix.lower() == ".gz"
     opener = gzip.open if compressed else open
-    with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+    with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
         yield TextFile(file, os.path.getsize(path) if compressed else None)

@@ -17,6 +17,7 @@ from weighted_stream.shards.folder import open_shards
 from weighted_stream.shards.side_files import write_side_file
 from weighted_stream.shards.writing import FORMATS, ShardSize
 from weighted_stream.sources import source_for
+from weighted_stream.sources.base import Fingerprint
 
 pytestmark = [
     # webdataset leaves closing its tar files to the garbage collector.
@@ -157,6 +158,19 @@ def test_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert max(map(len, printed.splitlines())) < 230
     for words in ("shards: ", "samples: 2", "scored by: mini", "█", "q95", "highest, by score", "lowest, by score"):
         assert words in printed
+
+
+def test_scores_of_no_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_side_file(
+        tmp_path / "out",
+        "e.tar",
+        np.empty(0, np.int64),
+        np.empty(0, np.float32),
+        identity=ScoreIdentity("mini", "c0ffee", "mean"),
+        dataset=Fingerprint("webdataset", ""),
+    )
+    assert main(["inspect", str(tmp_path / "out")]) == 0
+    assert "scored samples: 0" in capsys.readouterr().out
 
 
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

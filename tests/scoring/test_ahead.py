@@ -19,6 +19,7 @@ from weighted_stream.scoring.ahead_progress import Progress
 from weighted_stream.scoring.ahead_reader import batches
 from weighted_stream.scoring.base import ScoringPlan
 from weighted_stream.scoring.identity import ScoreIdentity
+from weighted_stream.scoring.similarity_scorer import SimilarityScorer
 from weighted_stream.store import WeightStore
 
 SHARDS = [list(range(start, start + 30)) for start in range(0, 300, 30)]
@@ -167,6 +168,19 @@ def test_scores_of_something_else_are_refused() -> None:
         assert isinstance(desk.error, StoreMismatchError)
         assert "target 'target' instead of 'another'" in str(desk.error)
         assert scored(store) == [5]
+
+
+def but_for_50(sample: str) -> str | None:
+    return None if sample == "50" else sample
+
+
+def test_a_sample_without_text_is_named_by_its_id() -> None:
+    pytest.importorskip("sklearn")
+    scorer = SimilarityScorer(["two apples"], text=but_for_50)
+    with WeightStore() as store:
+        desk = run(ListSource(SHARDS), plan(scorer, ahead=64), store)
+        assert isinstance(desk.error, ScoringError)
+        assert "a NoneType in sample 50: None" in str(desk.error)
 
 
 def test_a_scorer_that_fails_names_the_shards_and_keeps_its_traceback() -> None:

@@ -99,6 +99,7 @@ def test_identity_tells_constants_and_targets_apart() -> None:
     assert plain.conflict(BM25Scorer(["apple"]).identity) is None
     assert "bm25(k1=1.2" in str(plain.conflict(BM25Scorer(["apple"], k1=1.2).identity))
     assert "target" in str(plain.conflict(BM25Scorer(["pear"]).identity))
+    assert "field" in str(plain.conflict(BM25Scorer(TargetSet(["apple"]), text="body").identity))
 
 
 def test_a_corpus_of_one_text_scores_zero() -> None:

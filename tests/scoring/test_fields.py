@@ -9,7 +9,7 @@ from collections import UserDict
 import pytest
 
 from weighted_stream.errors import ScoringError
-from weighted_stream.scoring.fields import check_texts, sample_field
+from weighted_stream.scoring.fields import NoTextError, check_texts, sample_field
 
 
 @pytest.mark.parametrize(
@@ -49,5 +49,11 @@ def test_what_names_no_field() -> None:
 
 def test_texts_are_text() -> None:
     assert check_texts(("a", ""), "X") == ["a", ""]
-    with pytest.raises(ScoringError, match="a NoneType in row 1"):
+    with pytest.raises(NoTextError, match="a NoneType in row 1") as error:
         check_texts(["a", None], "X")
+    assert error.value.row == 1
+    moved = error.value.moved(40)
+    assert moved.row == 41
+    assert moved.found == "a NoneType in row 41: None"
+    assert type(moved.at("the last line")) is ScoringError
+    assert moved.at("the last line").found == "a NoneType in the last line: None"

@@ -14,6 +14,7 @@ from weighted_stream.errors import ScoringError
 from weighted_stream.scoring import similarity_scorer
 from weighted_stream.scoring.encoders import FunctionEncoder, as_encoder, encode, encoder_name
 from weighted_stream.scoring.hashed import HashedEncoder
+from weighted_stream.scoring.identity import ScoreIdentity
 from weighted_stream.scoring.sentence import SentenceEncoder
 from weighted_stream.scoring.similarity_scorer import SimilarityScorer
 from weighted_stream.scoring.target_set import TargetSet
@@ -84,6 +85,27 @@ def test_the_identity_tells_scores_apart() -> None:
     ]
     assert all(first.conflict(other.identity) for other in others)
     np.testing.assert_allclose(np.linalg.norm(first.centroid), 1, atol=1e-6)
+
+
+def test_the_identity_tells_fields_apart() -> None:
+    body, title = (SimilarityScorer(TargetSet(["two apples"]), letters, text=text) for text in ("body", "title"))
+    assert body.identity.conflict(title.identity) == "the field 'title' instead of 'body'"
+    assert ScoreIdentity.from_json(body.identity.to_json()).text == "body"
+    function = SimilarityScorer(TargetSet(["two apples"]), letters, text=str)
+    assert function.identity.text is None  # nobody knows which field it reads
+    assert body.identity.conflict(function.identity) is None
+    older = {name: value for name, value in body.identity.to_json().items() if name != "text"}
+    assert title.identity.conflict(ScoreIdentity.from_json(older)) is None
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_what_is_no_text_is_named_by_its_row(chunk: int, monkeypatch) -> None:
+    monkeypatch.setattr(similarity_scorer, "CHUNK", chunk)
+    scorer = SimilarityScorer(["two apples"])
+    with pytest.raises(ScoringError, match="a NoneType in row 3"):
+        scorer.score([*CORPUS[:3], {"text": None}])
+    with pytest.raises(ScoringError, match="a int in row 3 of the target"):
+        SimilarityScorer([{"text": "a"}] * 3 + [{"text": 3}]).score(CORPUS)
 
 
 def test_the_field_is_that_of_the_target_unless_it_has_its_own() -> None:

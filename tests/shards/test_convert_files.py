@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -300,9 +302,10 @@ def test_new_shards_replace_old_ones_or_leave_them(tmp_path: Path, monkeypatch: 
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", fails)
-        with pytest.raises(OSError, match="busy"):
+        with pytest.raises(SourceError, match="busy"):
             convert(source, out, "parquet", overwrite=True)
     assert len(list(out.glob("*.parquet"))) == 10, "the old ones are there"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "out"]
 
     def interrupted(path: Path, **more: Any) -> None:
         if Path(path).exists():
@@ -325,6 +328,106 @@ def test_old_shards_come_back_if_a_conversion_ended_between_the_two(tmp_path: Pa
     with pytest.raises(SourceError, match="earlier conversion"):
         convert(source, out, "parquet")
     assert len(list(out.glob("*.parquet"))) == 10
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "00000.txt", "shard.mds", "sub/00000.parquet", "_scores/notes.txt"])
+def test_what_no_conversion_wrote_is_not_replaced(tmp_path: Path, name: str) -> None:
+    source, out = jsonl(tmp_path / "a.jsonl", ROWS), tmp_path / "out"
+    convert(source, out, "parquet")
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("precious")
+    with pytest.raises(
+        SourceError, match=rf"no conversion wrote(.|\n)*found: +{name.removesuffix('/00000.parquet')}\n"
+    ):
+        convert(source, out, "parquet", overwrite=True)
+    assert (out / name).read_text() == "precious"
+
+
+def test_shards_are_replaced_with_their_scores(tmp_path: Path, kind: str) -> None:
+    source, out = jsonl(tmp_path / "a.jsonl", ROWS), tmp_path / "out"
+    convert(source, out, kind, size=ShardSize(8, None))
+    (out / "_scores").mkdir()
+    (out / "_scores" / f"sub%2F00000.{kind}.parquet").touch()
+    (out / "_scores" / ".00001.tar.parquet.4711").touch()
+    if kind == "mds":
+        (out / "shard.00001.mds.zstd").touch()
+    assert convert(source, out, kind, overwrite=True).shards == 1
+    assert not (out / "_scores").exists()
+    assert len(list(out.glob("*0*"))) == 1
+
+
+def test_a_source_in_the_folder_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(jsonl(tmp_path / "a.jsonl", ROWS), out, "parquet")
+    (tmp_path / "link").symlink_to(out)
+    for source in (out, out / "00000.parquet", tmp_path / "link" / "00000.parquet"):
+        with pytest.raises(SourceError, match="source is in the folder"):
+            convert(source, out, "parquet", overwrite=True)
+    assert len(ParquetDataset(out)) == len(ROWS)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl/out", "x" * 250])
+def test_a_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
+    source = jsonl(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(SourceError, match="failed") as error:
+        convert(source, tmp_path / name, "parquet")
+    assert error.value.do
+    assert sorted(tmp_path.iterdir()) == [source]
+
+
+def test_a_disk_without_room(tmp_path: Path, kind: str) -> None:
+    rows = [{"text": random.Random(i).randbytes(5000).hex()} for i in range(40)]
+    source, before = jsonl(tmp_path / "a.jsonl", rows), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(SourceError, match="File too large"):
+            convert(source, tmp_path / "out", kind)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(tmp_path.iterdir()) == [source]
+
+
+def test_a_reader_of_the_progress_that_is_gone_is_no_disk(tmp_path: Path) -> None:
+    def gone(step: str, samples: int) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        convert(jsonl(tmp_path / "a.jsonl", ROWS), tmp_path / "out", "parquet", progress=gone)
+
+
+def test_a_name_that_no_text_can_hold(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b", "\\ud800": 1}\n')
+    with pytest.raises(SourceError, match=r"a name of sample 1 of a.jsonl"):
+        convert(tmp_path / "a.jsonl", tmp_path / "out", kind)
+
+
+@pytest.mark.parametrize("ending", ["", ".GZ"])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, ending: str) -> None:
+    opener: Any = gzip.open if ending else open
+    for name, text in (("a.txt", "one\ntwo\n"), (f"b.jsonl{ending}", '{"text": "one"}\n{"text": "two"}\n')):
+        with opener(tmp_path / name, "wb") if name != "a.txt" else open(tmp_path / name, "wb") as file:
+            file.write(b"\xef\xbb\xbf" + text.encode())
+        convert(tmp_path / name, tmp_path / f"{name}.out", "parquet")
+        assert [row["text"] for _, row in read(tmp_path / f"{name}.out", "parquet", "id")] == ["one", "two"]
+    convert(tmp_path / "a.txt", tmp_path / "whole", "parquet", per="file")
+    assert [row["text"] for _, row in read(tmp_path / "whole", "parquet", "id")] == ["one\ntwo\n"]
+
+
+def test_links_and_capitals(tmp_path: Path) -> None:
+    source, other = tmp_path / "in", tmp_path / "other"
+    for folder in (source, other):
+        folder.mkdir()
+    jsonl(source / "a.jsonl", [{"text": "first"}])
+    jsonl(other / "b.jsonl.gz", [{"text": "linked"}]).rename(other / "B.JSONL.GZ")
+    (source / "link").symlink_to(other)
+    (source / "loop").symlink_to(source)
+    convert(source, tmp_path / "lines", "parquet")
+    assert [row["text"] for _, row in read(tmp_path / "lines", "parquet", "id")] == ["first", "linked"]
+    (tmp_path / "tables").mkdir()
+    for name in ("a.parquet", "B.PARQUET"):
+        pq.write_table(pa.table({"text": [name]}), tmp_path / "tables" / name)
+    convert(tmp_path / "tables", tmp_path / "rows", "parquet")
+    assert [row["text"] for _, row in read(tmp_path / "rows", "parquet", "id")] == ["B.PARQUET", "a.parquet"]
 
 
 @pytest.mark.parametrize("name", ["_raw", "Image", "a.b"])

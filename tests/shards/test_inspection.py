@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from weighted_stream import SourceError
+from weighted_stream.scoring.identity import ScoreIdentity
 from weighted_stream.shards.inspection import inspect_path
+from weighted_stream.shards.side_files import write_side_file
 from weighted_stream.shards.summary import BINS, Extremes, Summary
+from weighted_stream.sources.base import Fingerprint
 
 values = arrays(np.float64, st.integers(0, 40), elements=st.floats(-1e6, 1e6) | st.just(float("nan")))
 
@@ -67,6 +70,34 @@ def test_the_highest_and_the_lowest(batches: list[np.ndarray], most: int) -> Non
         assert [place.value for place in found] == [value for value, _, _ in expected]
         assert {tuple(place) for place in found} <= set(pairs)
         assert len({place.id for place in found}) == len(found)
+
+
+def side(folder: Path, scores: list[float]) -> Path:
+    write_side_file(
+        folder,
+        "00000.parquet",
+        np.arange(len(scores)),
+        np.array(scores, np.float32),
+        identity=ScoreIdentity("mini", "c0ffee", "mean"),
+        dataset=Fingerprint("parquet", ""),
+    )
+    return folder
+
+
+def test_scores_of_no_samples(tmp_path: Path) -> None:
+    found = inspect_path(side(tmp_path / "_scores", []))
+    assert (found.facts["scored samples"], found.distributions) == (0, {})
+
+
+def test_scores_that_are_not_beside_their_shards(tmp_path: Path) -> None:
+    found = inspect_path(side(tmp_path / "_scores", [0.5, 0.25]))
+    assert ([place.value for place in found.highest], found.rows) == ([0.5, 0.25], {})
+    assert found.notes == [
+        f"Where the samples are is not known ({tmp_path}: There are no shards of one kind here); "
+        "name the shards with --data to see them."
+    ]
+    with pytest.raises(SourceError, match="no shards"):
+        inspect_path(tmp_path / "_scores", data=tmp_path)
 
 
 def test_nothing_to_inspect(tmp_path: Path) -> None:

@@ -23,9 +23,16 @@ from weighted_stream import (
     load_scores,
     prior_scores,
 )
+from weighted_stream.shards.convert import convert
 from weighted_stream.shards.scored import Scored
 from weighted_stream.sources import source_for
 from weighted_stream.sources.ids import key_id
+
+pytestmark = [
+    # webdataset leaves closing its tar files to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 VALUES = [0.5, 2.0, -1.5, 4.0, 0.0, 3.25]
 
@@ -108,6 +115,36 @@ def test_statistics_beside_the_result(tmp_path: Path, as_text: bool) -> None:
             pairs(prior_scores(longer, "__dj__stats__.perplexity", rows_of=folder))
 
 
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+@pytest.mark.parametrize("dropped", [slice(1, None), slice(None, -1)])
+def test_nothing_is_stored_of_scores_that_are_a_row_off(tmp_path: Path, kind: str, dropped: slice) -> None:
+    if kind == "webdataset":
+        pytest.importorskip("webdataset")
+    count = (1 << 16) + 300  # more than are handed out at once
+    rows = jsonl(tmp_path / "all.jsonl", [{"text": "t", "q": i} for i in range(count)])
+    convert(rows, tmp_path / "shards", kind)
+    scores = jsonl(tmp_path / "scores.jsonl", [{"q": i} for i in range(count)[dropped]])
+    with WeightStore() as store:
+        with pytest.raises(ScoringError, match="do not have the rows") as error:
+            load_scores(store, prior_scores(scores, "q", rows_of=tmp_path / "shards"))
+        assert error.value.found == f"{count:,} samples in the shards, {count - 1:,} rows of scores"
+        assert not len(store)
+        assert load_scores(store, prior_scores(rows, "q", rows_of=tmp_path / "shards")) == count
+
+
+def test_shards_that_grow_meanwhile_are_noticed(tmp_path: Path) -> None:
+    tars = pytest.importorskip("webdataset")
+    with tars.TarWriter(str(tmp_path / "0.tar")) as file:
+        for i in range(3):
+            file.write({"__key__": str(i), "txt": "t"})
+    scored = prior_scores(jsonl(tmp_path / "q.jsonl", [{"q": i} for i in range(3)]), "q", rows_of=tmp_path / "0.tar")
+    with tars.TarWriter(str(tmp_path / "0.tar")) as file:
+        for i in range(4):
+            file.write({"__key__": str(i), "txt": "t"})
+    with pytest.raises(ScoringError, match="more samples in the shards than scores"):
+        pairs(scored)
+
+
 def test_a_struct_inside_the_files_that_are_trained_on(tmp_path: Path) -> None:
     # Data-Juicer with keep_stats_in_res_ds.
     rows = [{"uid": i, "text": "t", "__dj__stats__": {"perplexity": v, "n": 1}} for i, v in enumerate(VALUES)]
@@ -131,16 +168,18 @@ def test_many_samples_are_standardized_as_one(tmp_path: Path) -> None:
         ("text", "t (str) in sample 0"),
         ("list", "(list) in sample 0"),
         ("constant", "All values of 'constant' are the same"),
+        ("rounded", "0.1 in all of 3 samples"),
         ("infinite", "inf (float) in sample 1"),
         ("huge", "-1e+308 (float) in sample 1"),
         ("endless", "000 (int) in sample 1"),
     ],
 )
 def test_columns_that_are_no_scores(tmp_path: Path, column: str, says: str) -> None:
-    same = {"text": "t", "list": [1], "constant": 3, "metadata": {}}
+    same = {"text": "t", "list": [1], "constant": 3, "rounded": 0.1, "metadata": {}}
     rows = [
         {"id": 0, **same, "infinite": 0.0, "huge": 1.0, "endless": 1},
         {"id": 1, **same, "infinite": float("inf"), "huge": -1e308, "endless": 10**400},
+        {"id": 2, **same, "infinite": 1.0, "huge": 2.0, "endless": 2},
     ]
     path = jsonl(tmp_path / "a.jsonl", rows)
     with pytest.raises(ScoringError, match="no column 'nope'"):

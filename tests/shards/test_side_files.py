@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +69,39 @@ def test_scores_that_do_not_belong_together(tmp_path: Path) -> None:
     write(tmp_path, "b/c.parquet", [2], ScoreIdentity("mini", "decaf", "mean", (0.6, 0.8)))
     with pytest.raises(ScoringError, match="target 'decaf' instead of 'c0ffee'"):
         read_scores(tmp_path)
+
+
+def test_scores_of_two_fields_do_not_belong_together(tmp_path: Path) -> None:
+    body, title = replace(IDENTITY, text="body"), replace(IDENTITY, text="title")
+    write(tmp_path, "a.parquet", [1])  # by a version that wrote no field down
+    write(tmp_path, "b.parquet", [2], body)
+    assert [side.identity.text for side in side_files(tmp_path)] == [None, "body"]
+    assert read_scores(tmp_path).identity == body
+    write(tmp_path, "c.parquet", [3], title)
+    with pytest.raises(ScoringError, match="the field 'title' instead of 'body'") as error:
+        read_scores(tmp_path)
+    assert error.value.found == "c.parquet.parquet: mean by mini of the field 'title'"
+    with WeightStore() as store:
+        load_scores(store, tmp_path / "b.parquet.parquet")
+        with pytest.raises(StoreMismatchError, match="the field 'title' instead of 'body'"):
+            load_scores(store, tmp_path / "c.parquet.parquet")
+
+
+def test_a_file_without_field_and_contents_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dumps = json.dumps
+
+    def as_before(said: dict[str, Any]) -> str:
+        assert "text" not in said["identity"]
+        return dumps({name: value for name, value in said.items() if name != "contents"})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "dumps", as_before)
+        path = write(tmp_path, "a.parquet", [1, 2])
+    assert b"contents" not in path.read_bytes()
+    side = about(path)
+    assert side is not None
+    assert (side.contents, side.identity) == (None, IDENTITY)
+    assert [ids.tolist() for ids, _ in read_scores(path)] == [[1, 2]]
 
 
 def test_folders_without_scores(tmp_path: Path) -> None:

@@ -123,6 +123,17 @@ def test_who_only_looks_agrees_and_writes_nothing(line: Server, client: Any) -> 
         manifest.agree(other, write=False)
 
 
+def test_a_field_that_one_side_does_not_know_decides_nothing(line: Server, client: Any) -> None:
+    manifest = ServerManifest(line, KEY, "it")
+    titles, bodies = (ScoreIdentity("mini", "c0ffee", "mean", text=name) for name in ("title", "body"))
+    manifest.bind_scores(titles)
+    client.hset(KEY, "scored", 3)
+    for known in (titles, SCORES):
+        assert manifest.agree(known.to_json(), write=False) == titles.to_json()
+    with pytest.raises(StoreMismatchError, match="holds other scores"):
+        manifest.agree(bodies.to_json(), write=False)
+
+
 def test_scores_of_others_take_no_group_names_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The thread that shares and the trainer write the local manifest at the same moment."""
     with WeightStore(tmp_path / "local") as store:

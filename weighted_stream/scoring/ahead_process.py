@@ -28,6 +28,7 @@ from weighted_stream.scoring import ahead_faults
 from weighted_stream.scoring.ahead_messages import Gone, Kind, Line, Scores, pack_json, pack_scores
 from weighted_stream.scoring.ahead_reader import FIRST, Chunk, Reader, Start, batches
 from weighted_stream.scoring.base import Scorer, ScoringPlan
+from weighted_stream.scoring.fields import NoTextError
 from weighted_stream.sources.base import Source
 
 GRACE = 1
@@ -117,6 +118,8 @@ def _scores(scorer: Scorer, chunk: Chunk) -> Scores:
         finite = np.isfinite(scores)
         if not finite.all():
             raise ahead_faults.no_scores(f"{scores[~finite][0]} for sample {chunk.ids[finite.argmin()]}", "numbers")
+    except NoTextError as error:
+        raise ahead_faults.unscorable(chunk.shards, error.at(f"sample {chunk.ids[error.row]}")) from error
     except Exception as error:
         raise ahead_faults.unscorable(chunk.shards, error) from error
     return scores

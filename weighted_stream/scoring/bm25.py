@@ -143,6 +143,7 @@ class BM25Scorer(Scorer):
             )
         self.k1, self.b = k1, b
         self._field = sample_field(text)
+        self._text = text if isinstance(text, str) else None
         queries = Counter(word for sample in check_texts(self.target.samples, "BM25") for word in words(sample))
         if not queries:
             raise ScoringError(
@@ -157,8 +158,9 @@ class BM25Scorer(Scorer):
 
     @property
     def identity(self) -> ScoreIdentity:
-        """``bm25`` with its constants, the target's digest; known before the corpus is."""
-        return ScoreIdentity(f"bm25(k1={self.k1:g},b={self.b:g})", self.target.digest, "bm25-mean")
+        """``bm25`` with its constants, the target's digest, the field's name; known before the corpus is."""
+        encoder = f"bm25(k1={self.k1:g},b={self.b:g})"
+        return ScoreIdentity(encoder, self.target.digest, "bm25-mean", text=self._text)
 
     def learn(self, sweep: Callable[[], Iterable[Sequence[Any]]]) -> None:
         """Document frequencies and mean length in a first pass, mean and deviation of the score in a second.

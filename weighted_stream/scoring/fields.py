@@ -10,6 +10,46 @@ from weighted_stream.errors import ScoringError
 TextField: TypeAlias = "str | Callable[[Any], Any]"
 
 
+class NoTextError(ScoringError):
+    """A sample that an encoder of text was given is no text.
+
+    Attributes:
+        row: its place among the samples that were handed over together.
+        value: what it is.
+        who: the encoder.
+    """
+
+    row: int = 0
+    value: object = None
+    who: str = ""
+
+    def at(self, where: str) -> ScoringError:
+        """The same of a place that a reader can find, such as ``"row 5000 of 00000.parquet"``."""
+        found = f"a {type(self.value).__name__} in {where}: {str(self.value)[:40]}"
+        return ScoringError(self.problem, found=found, expected=self.expected, do=self.do)
+
+    def moved(self, start: int) -> NoTextError:
+        """The same, where ``start`` samples come before those that were handed over."""
+        return no_text(self.who, self.value, self.row + start)
+
+
+def no_text(who: str, value: object, row: int) -> NoTextError:
+    """The error for a value that is no text.
+
+    Example:
+        >>> no_text("MyEncoder", None, 3).found
+        'a NoneType in row 3: None'
+    """
+    error = NoTextError(
+        f"{who} encodes text, and this is none.",
+        found=f"a {type(value).__name__} in row {row}: {str(value)[:40]}",
+        expected="str",
+        do="name the field of the text, or pass text= a function of the sample (an empty text is legal)",
+    )
+    error.row, error.value, error.who = row, value, who
+    return error
+
+
 class Field:
     """Reads one field of a sample; unlike a lambda it pickles. See `sample_field`."""
 
@@ -81,15 +121,10 @@ def check_texts(samples: Sequence[Any], who: str) -> list[str]:
     """The samples as a list, if they are all text.
 
     Raises:
-        ScoringError: for the first that is none.
+        NoTextError: for the first that is none.
     """
     texts = list(samples)
     for row, text in enumerate(texts):
         if not isinstance(text, str):
-            raise ScoringError(
-                f"{who} encodes text, and this is none.",
-                found=f"a {type(text).__name__} in row {row}: {str(text)[:40]}",
-                expected="str",
-                do="name the field of the text, or pass text= a function of the sample (an empty text is legal)",
-            )
+            raise no_text(who, text, row)
     return texts

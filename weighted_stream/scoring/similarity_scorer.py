@@ -13,7 +13,7 @@ from torch import Tensor
 from weighted_stream.errors import ScoringError
 from weighted_stream.scoring.base import Scorer, Scores
 from weighted_stream.scoring.encoders import as_encoder, encode, encoder_name
-from weighted_stream.scoring.fields import TextField, sample_field
+from weighted_stream.scoring.fields import NoTextError, TextField, sample_field
 from weighted_stream.scoring.identity import ScoreIdentity
 from weighted_stream.scoring.target_set import TargetSet
 
@@ -46,11 +46,15 @@ class SimilarityScorer(Scorer):
         self.target = target if isinstance(target, TargetSet) else TargetSet(target, text=text)
         self.encoder = as_encoder(encoder)
         self._field = sample_field(text)
+        self._text = text if isinstance(text, str) else None
 
     @cached_property
     def _encoded(self) -> tuple[Tensor, tuple[float, ...]]:
         """What samples are compared with, and the target's centroid."""
-        vectors = self._vectors(self.target.samples)
+        try:
+            vectors = self._vectors(self.target.samples)
+        except NoTextError as error:
+            raise error.at(f"row {error.row} of the target") from error
         if not vectors.any():
             raise ScoringError(
                 "No target sample has a vector, so nothing can resemble the target.",
@@ -63,14 +67,21 @@ class SimilarityScorer(Scorer):
     def _vectors(self, values: Sequence[Any], size: int | None = None) -> Tensor:
         parts: list[Tensor] = []
         for start in range(0, len(values), CHUNK):
-            parts.append(encode(self.encoder, values[start : start + CHUNK], size))
+            parts.append(self._encode(values[start : start + CHUNK], start, size))
             size = parts[-1].shape[1]
         return torch.cat(parts)
 
+    def _encode(self, values: Sequence[Any], start: int, size: int | None) -> Tensor:
+        try:
+            return encode(self.encoder, values, size)
+        except NoTextError as error:
+            raise error.moved(start) from error
+
     @property
     def identity(self) -> ScoreIdentity:
-        """The encoder's name, the target's digest, the method, the mean target vector."""
-        return ScoreIdentity(encoder_name(self.encoder), self.target.digest, self.target.method, self._encoded[1])
+        """The encoder's name, the target's digest, the method, the mean target vector, the name of the field."""
+        name, target = encoder_name(self.encoder), self.target
+        return ScoreIdentity(name, target.digest, target.method, self._encoded[1], self._text)
 
     def score(self, samples: Sequence[Any]) -> Scores:
         """One score per sample: (n,) float32, from -1 to 1; see `TargetSet`.
@@ -82,6 +93,6 @@ class SimilarityScorer(Scorer):
         scores = np.empty(len(samples), np.float32)
         for start in range(0, len(samples), CHUNK):
             part = [self._field(sample) for sample in samples[start : start + CHUNK]]
-            vectors = encode(self.encoder, part, len(centroid)).to(references.device)
+            vectors = self._encode(part, start, len(centroid)).to(references.device)
             scores[start : start + CHUNK] = self.target.scores(vectors, references).cpu().numpy()
         return scores

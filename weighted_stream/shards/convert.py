@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,18 +17,27 @@ import pyarrow as pa
 import pyarrow.types as t
 
 from weighted_stream._version import __version__
-from weighted_stream.errors import SampleIdError, SourceError
+from weighted_stream.errors import SampleIdError, SourceError, WeightedStreamError
 from weighted_stream.shards.blocks import Block, Input, Row
 from weighted_stream.shards.columns import is_text, names, survey
 from weighted_stream.shards.inputs import Per, open_input
+from weighted_stream.shards.mds import INDEX
+from weighted_stream.shards.side_files import FOLDER
 from weighted_stream.shards.writing import ShardSize, shard_writer, write_shards
 from weighted_stream.sources.ids import check_id
 from weighted_stream.sources.parquet import row_ids
+from weighted_stream.sources.s3 import is_s3
 
 RECEIPT = "_converted.json"
 """What a conversion leaves beside its shards: no reader of shards looks at it."""
 
 ID = "id"
+
+_WRITTEN = re.compile(rf"{re.escape(RECEIPT)}|{re.escape(INDEX)}|\d{{5,}}\.(parquet|tar)|shard\.\d{{5,}}\.mds(\.\w+)?")
+"""What a conversion names its files."""
+
+_SCORES = re.compile(r".+\.parquet|\..+\.parquet\.\d+")
+"""What scoring names its files, and those it has not finished."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +96,13 @@ def convert(
         text: a column that must be there and hold text, in every sample; None: no check.
         per: what a sample of plain text is, ``"line"`` or ``"file"``.
         size: of a shard; default: 64 MiB.
-        overwrite: replace the shards that an earlier conversion made.
+        overwrite: replace the shards that an earlier conversion made, and their scores. A folder that holds anything
+            else, or the source, is left as it is.
         progress: is told "reading" or "writing", and of how many samples more.
 
     Raises:
-        SourceError: if the source cannot be read, or the format cannot hold it, or the folder is not free.
+        SourceError: if the source cannot be read, or the format cannot hold it, or the folder is not free or cannot be
+            written.
         SampleIdError: if a sample's id is missing, or neither a string nor an int in [0, 2**63).
         MissingExtraError: if a package for one of the formats is not installed.
 
@@ -106,8 +118,9 @@ def convert(
     """
     shard_writer(kind)
     folder = Path(folder).absolute()
-    opened = open_input(source, per)
-    with _draft(folder, overwrite) as draft:
+    with _told(folder):
+        opened = open_input(source, per)
+    with _told(folder), _draft(folder, overwrite, source) as draft:
         schema = _columns(opened, kind, progress)
         _check_text(schema, text)
         column = ID if id is None else id
@@ -148,12 +161,26 @@ def _columns(opened: Input, kind: str, progress: Callable[[str, int], None]) -> 
 
         def blocks() -> Iterator[Block]:
             for block in opened.blocks():
+                _check_names(block)
                 yield block
                 progress("reading", len(block.rows))
 
         schema = survey(blocks(), opened.schema)
     list(names(schema))
     return schema
+
+
+def _check_names(block: Block) -> None:
+    for number, row in enumerate(block.rows, block.start):
+        try:
+            "".join(row).encode()
+        except UnicodeEncodeError as error:
+            raise SourceError(
+                "A column has a name that no file of text can hold.",
+                found=f"half a surrogate pair in a name of sample {number} of {block.file}: {list(row)!r:.100}",
+                expected="Unicode text",
+                do="mend the name",
+            ) from error
 
 
 def _with_ids(block: Block, opened: Input, column: str, made: bool, columns: list[str]) -> Iterator[Row]:
@@ -215,14 +242,30 @@ def _no_column(name: str, schema: pa.Schema, what: str) -> SourceError:
 
 
 @contextmanager
-def _draft(folder: Path, overwrite: bool) -> Iterator[Path]:
+def _told(folder: Path) -> Iterator[None]:
+    """What the system refuses, as an error that says what to do."""
+    try:
+        yield
+    except (WeightedStreamError, BrokenPipeError):  # no file has a broken pipe: it is that of whoever is told
+        raise
+    except OSError as error:
+        raise SourceError(
+            f"The conversion into {folder} failed.",
+            found=f"{error}",
+            expected="a folder that can be made beside its draft, on a disk with room, and a source that can be read",
+            do="check the paths, the permissions and the disk; what was there before is as it was",
+        ) from error
+
+
+@contextmanager
+def _draft(folder: Path, overwrite: bool, source: str | PathLike[str]) -> Iterator[Path]:
     """A directory beside ``folder`` that takes its place when the block ends well, and is removed when it does not.
 
     Raises:
         SourceError: if ``folder`` is not free, or another conversion is writing to it.
     """
-    folder = folder.resolve()  # of a link, what it leads to
-    _check_free(folder, overwrite)
+    folder = Path(os.path.realpath(folder))  # of a link, what it leads to
+    _check_free(folder, overwrite, source)
     draft, replaced = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "replaced"))
     draft.mkdir(parents=True, exist_ok=True)
     lock = os.open(draft, os.O_RDONLY)
@@ -241,14 +284,14 @@ def _draft(folder: Path, overwrite: bool) -> Iterator[Path]:
         for left in draft.iterdir():  # of an interrupted conversion
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         try:
-            _check_free(folder, overwrite)
+            _check_free(folder, overwrite, source)
             yield draft
-            _check_free(folder, overwrite)
+            _check_free(folder, overwrite, source)
+            _take_place(draft, folder, replaced)
         except BaseException:
             with suppress(OSError):
                 shutil.rmtree(draft)
             raise
-        _take_place(draft, folder, replaced)
     finally:
         os.close(lock)
 
@@ -268,7 +311,7 @@ def _take_place(draft: Path, folder: Path, replaced: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
+def _check_free(folder: Path, overwrite: bool, source: str | PathLike[str]) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     ours = folder.is_dir() and receipt(folder) is not None
@@ -279,3 +322,30 @@ def _check_free(folder: Path, overwrite: bool) -> None:
             expected="a new or empty folder",
             do="pass --overwrite to replace them" if ours else "name another folder",
         )
+    if not is_s3(source) and Path(os.path.realpath(source)).is_relative_to(folder):
+        raise SourceError(
+            "The source is in the folder that would be replaced.",
+            found=f"{source}",
+            expected=f"a source that is not in {folder}",
+            do="name another folder, or move the source",
+        )
+    foreign = _foreign(folder)
+    if foreign is not None:
+        raise SourceError(
+            f"{folder} holds something that no conversion wrote, and replacing the shards would remove it.",
+            found=foreign,
+            expected="shards and their scores alone",
+            do="move it away, or name another folder",
+        )
+
+
+def _foreign(folder: Path) -> str | None:
+    """The first name in a folder of shards that is neither a conversion's nor scoring's."""
+    for path in sorted(folder.iterdir()):
+        if path.name == FOLDER and path.is_dir():
+            others = sorted(file for file in path.iterdir() if file.is_dir() or not _SCORES.fullmatch(file.name))
+            if others:
+                return f"{FOLDER}/{others[0].name}"
+        elif path.is_dir() or not _WRITTEN.fullmatch(path.name):
+            return path.name
+    return None

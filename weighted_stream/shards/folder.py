@@ -19,6 +19,7 @@ from weighted_stream.shards.remote import look_remote
 from weighted_stream.shards.webdataset import as_row, open_webdataset
 from weighted_stream.sources import source_for
 from weighted_stream.sources.base import Fingerprint
+from weighted_stream.sources.files_below import files_below
 from weighted_stream.sources.keys import Column, identify
 from weighted_stream.sources.parquet_dataset import ParquetDataset
 from weighted_stream.sources.parquet_files import find_files, open_file, unreadable
@@ -98,8 +99,8 @@ def open_shards(
     """Open MDS, WebDataset or Parquet shards.
 
     A directory with an ``index.json`` holds MDS shards; otherwise a directory's ``.tar`` files, or its ``.parquet``
-    files, at any depth (names that begin with ``_`` or ``.`` are skipped), a file, or the files of a glob pattern. The
-    ids are those that `WeightedStream` gives the samples of all these shards, so open for scoring what you train on.
+    files, as `files_below` finds them (``.TAR`` and ``.PARQUET`` too), a file, or the files of a glob pattern. The ids
+    are those that `WeightedStream` gives the samples of all these shards, so open for scoring what you train on.
 
     Args:
         path: the directory, file or pattern; also in S3 (``s3://bucket/train``), but for MDS shards.
@@ -130,7 +131,7 @@ def open_shards(
     parts: dict[str, list[Part]] = {}
     for part in source.parts():
         # A Parquet file is read by row groups; its side file is one.
-        name = part.name.partition(" (row group ")[0] if kind == "parquet" else part.name
+        name = part.name.rpartition(" (row group ")[0] if kind == "parquet" else part.name
         parts.setdefault(name, []).append(part)
     shards = tuple(Shard(name, sizes.get(name), tuple(some), id, kind == "webdataset") for name, some in parts.items())
     fingerprint = source.fingerprint() if id is None else source_for(data, id).fingerprint()
@@ -144,13 +145,12 @@ def _look(path: Path) -> tuple[str, Path, Sequence[Path]]:
     if path.is_file():
         found, root = [path], path.parent
     elif path.is_dir():
-        below = [file.relative_to(path) for file in path.rglob("*") if file.suffix in (".tar", ".parquet")]
-        found = [path / file for file in sorted(below) if not any(part[0] in "._" for part in file.parts)]
+        found = [path / file for file in files_below(path) if file.suffix.lower() in (".tar", ".parquet")]
         root = path
     else:
         found = [Path(file) for file in sorted(glob(str(path), recursive=True))] if has_magic(str(path)) else []
         root = Path(*path.parts[: next((i for i, part in enumerate(path.parts) if has_magic(part)), None)])
-    endings = {file.suffix for file in found}
+    endings = {file.suffix.lower() for file in found}
     if endings == {".tar"}:
         return "webdataset", root, found
     if endings == {".parquet"}:

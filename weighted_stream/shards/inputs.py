@@ -14,6 +14,7 @@ import pyarrow as pa
 from weighted_stream.errors import SourceError
 from weighted_stream.shards.blocks import ROWS, Block, Input, Row, in_blocks
 from weighted_stream.shards.huggingface import is_saved, open_saved
+from weighted_stream.sources.files_below import files_below
 from weighted_stream.sources.parquet_files import open_file, read_footers, unreadable
 from weighted_stream.sources.s3 import is_s3
 from weighted_stream.text_lines import TextFile, open_text
@@ -36,8 +37,8 @@ def open_input(path: str | PathLike[str], per: Per = "line", fields: Collection[
 
     JSON lines (``.jsonl``, ``.jsonl.gz``, also ``.ndjson``): one object a line. Parquet: a row. Plain text (``.txt``,
     UTF-8): a sample ``{"text": …}`` per line that is not blank, or per file. A directory written by
-    ``datasets.Dataset.save_to_disk``: a row. Of another directory, all files of one of these kinds, at any depth, in
-    the order of their names; names that begin with ``_`` or ``.`` are skipped. Parquet also in S3 (``s3://bucket/c4``).
+    ``datasets.Dataset.save_to_disk``: a row. Of another directory, all files of one of these kinds, as `files_below`
+    finds them, in the order of their names. Endings in capitals are the same. Parquet also in S3 (``s3://bucket/c4``).
 
     Args:
         path: the file or directory.
@@ -74,8 +75,7 @@ def _find(path: Path) -> tuple[dict[str, Path], str]:
     """The files by durable name, and their kind."""
     files = {path.name: path} if path.is_file() else {}
     if path.is_dir():
-        below = {file.relative_to(path): file for file in sorted(path.rglob("*")) if file.is_file()}
-        files = {key.as_posix(): f for key, f in below.items() if not any(part[0] in "._" for part in key.parts)}
+        files = {file.as_posix(): path / file for file in files_below(path)}
     kinds: dict[str, dict[str, Path]] = {}
     for name, file in files.items():
         kind = next((ENDINGS[e] for e in sorted(ENDINGS) if name.lower().endswith(e)), None)
@@ -122,7 +122,7 @@ def _read_or_raise(path: Path, read: Callable[[TextFile, Path], Iterator[Row]]) 
         raise SourceError(
             f"Cannot read {path}.",
             found=f"{type(error).__name__}: {error}",
-            expected="a whole file of UTF-8 text" + (", compressed with gzip" if path.suffix == ".gz" else ""),
+            expected="a whole file of UTF-8 text" + (", compressed with gzip" if path.suffix.lower() == ".gz" else ""),
             do="write or copy the file again",
         ) from error
 

@@ -132,12 +132,13 @@ def _scores(path: Path, data: str | PathLike[str] | None, id: str | None, top: i
         "ids": f"{first.dataset.kind} ({first.dataset.name})",
         "version": first.version,
     }
-    found.distributions["score"] = summary
+    if summary.count:
+        found.distributions["score"] = summary
     found.highest, found.lowest = extremes.highest(), extremes.lowest()
     folder = path if path.is_dir() else path.parent
     beside = folder.parent if folder.name == FOLDER else None
     column = _BY_COLUMN.search(first.dataset.name)
-    _look_up(found, data or beside, id or (column.group(1) if column else None))
+    _look_up(found, data, id or (column.group(1) if column else None), beside)
     return found
 
 
@@ -248,18 +249,26 @@ def _at_ends(rows: dict[int, Any], extremes: Extremes) -> dict[int, Any]:
     return {number: row for number, row in rows.items() if number in kept}
 
 
-def _look_up(found: Inspection, data: str | PathLike[str] | None, id: str | None) -> None:
-    """Find the samples themselves."""
+def _look_up(found: Inspection, data: str | PathLike[str] | None, id: str | None, beside: Path | None = None) -> None:
+    """Find the samples themselves: in ``data``, or else where they may well be, ``beside``."""
     places = found.highest + found.lowest
     if not places:
         return
-    if data is None:
-        found.notes.append("Where the samples are is not known; name the shards with --data to see them.")
+    opened, why = None, ""
+    if data is not None:
+        opened = open_shards(data, id=id)
+    elif beside is not None:
+        try:
+            opened = open_shards(beside, id=id)
+        except SourceError as error:
+            why = f" ({beside}: {error.problem.rstrip('.')})"
+    if opened is None:
+        found.notes.append(f"Where the samples are is not known{why}; name the shards with --data to see them.")
         return
-    found.rows = find_rows(open_shards(data, id=id), places)
+    found.rows = find_rows(opened, places)
     missing = {place.id for place in places} - found.rows.keys()
     if missing:
-        found.notes.append(f"{len(missing)} of these samples are not in {data}.")
+        found.notes.append(f"{len(missing)} of these samples are not in {data or beside}.")
 
 
 def find_rows(opened: ShardFolder, places: Sequence[Place] | Iterable[Place]) -> dict[int, Any]:

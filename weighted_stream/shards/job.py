@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -11,9 +12,11 @@ import numpy as np
 
 from weighted_stream.errors import ScoringError, SourceError
 from weighted_stream.scoring.base import Scorer, Scores
+from weighted_stream.scoring.fields import NoTextError
 from weighted_stream.scoring.identity import ScoreIdentity
 from weighted_stream.shards.folder import Shard, ShardFolder, open_shards
 from weighted_stream.shards.scorers import ScorerSpec
+from weighted_stream.shards.side_contents import contents_of
 from weighted_stream.shards.side_files import FOLDER, about, side_path, write_side_file
 
 BATCH = 2048
@@ -51,9 +54,11 @@ class ScoringJob:
         """Where the side files go.
 
         Raises:
-            ScoringError: for shards in S3, if no folder is named.
+            ScoringError: for shards in S3, if no folder is named; for a folder in which the side files would be read
+                as shards.
         """
         if self.out is not None:
+            _refuse_among_shards(self.out, opened)
             return self.out
         if opened.root is None:
             raise ScoringError(
@@ -63,6 +68,21 @@ class ScoringJob:
                 do="name one with --out DIR",
             )
         return opened.root / FOLDER
+
+
+def _refuse_among_shards(out: Path, opened: ShardFolder) -> None:
+    if opened.root is None or opened.kind == "mds":  # an index.json says which files are MDS shards
+        return
+    # Readers follow links: neither the way there nor the place itself may be among the shards.
+    for real in (os.path.abspath, os.path.realpath):
+        path, root = Path(real(out)), Path(real(opened.root))
+        if path.is_relative_to(root) and not any(part[0] in "._" for part in path.relative_to(root).parts):
+            raise ScoringError(
+                "The scores would lie among the shards, and be read as shards.",
+                found=f"{out}, within {opened.root}",
+                expected="a folder elsewhere, or one whose name begins with _ or .",
+                do=f"name another with --out DIR, or leave it out: the default is {opened.root / FOLDER}",
+            )
 
 
 def score_shard(
@@ -90,11 +110,15 @@ def score_shard(
     """
     ids: list[int] = []
     scores: list[Scores] = []
+    contents = contents_of(opened, shard.name)  # before it is read: if it changes meanwhile, it is scored again
     samples = shard.read()
     while batch := list(islice(samples, BATCH)):
         ids += [number for number, _ in batch]
         try:
             scores.append(scorer.score([row for _, row in batch]))
+        except NoTextError as error:
+            row = len(ids) - len(batch) + error.row
+            raise error.at(f"row {row:,} of {shard.name} (sample {batch[error.row][0]})") from error
         except ScoringError as error:
             raise ScoringError(
                 error.problem, found=f"{error.found}, in {shard.name}", expected=error.expected, do=error.do
@@ -108,12 +132,16 @@ def score_shard(
         identity=scorer.identity,
         dataset=opened.fingerprint,
         size=shard.size,
+        contents=contents,
     )
     return len(ids)
 
 
 def pending(opened: ShardFolder, out: Path, identity: ScoreIdentity, overwrite: bool = False) -> list[Shard]:
-    """The shards that have no scores of this identity yet, or have changed in size since they were scored.
+    """The shards that have no scores of this identity yet, or have changed since they were scored.
+
+    A change shows in the size, and for shards on this machine in what `contents_of` tells; what an older side file does
+    not say counts as unchanged.
 
     Raises:
         ScoringError: if there are scores of another identity, or of other ids, and ``overwrite`` is not set.
@@ -129,11 +157,11 @@ def pending(opened: ShardFolder, out: Path, identity: ScoreIdentity, overwrite: 
         if reason is not None:
             raise ScoringError(
                 f"The folder {out} holds other scores: {reason}.",
-                found=f"{path.name}: {side.identity.method} by {side.identity.encoder}",
-                expected=f"{identity.method} by {identity.encoder}, or no scores",
+                found=f"{path.name}: {side.identity.named()}",
+                expected=f"{identity.named()}, or no scores",
                 do="name another folder with --out DIR, or replace them with --overwrite",
             )
-        if side.size != shard.size:
+        if side.size != shard.size or _other_contents(side.contents, contents_of(opened, shard.name)):
             left.append(shard)
     return left
 
@@ -144,6 +172,10 @@ def refuse_unreadable(opened: ShardFolder, skip: bool) -> dict[str, SourceError]
         if not skip:
             raise error
     return dict(opened.unreadable)
+
+
+def _other_contents(before: str | None, now: str | None) -> bool:
+    return before is not None and now is not None and before != now
 
 
 def _other_ids(opened: ShardFolder, kind: str, name: str) -> str | None:

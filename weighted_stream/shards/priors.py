@@ -27,6 +27,8 @@ from weighted_stream.sources.ids import check_id
 from weighted_stream.sources.parquet import ParquetDataset, ParquetSource, row_ids
 
 _AT_ONCE = 1 << 16
+# Of the mean: what rounding makes of values that are all the same stays far below it.
+_LEAST_DEVIATION = 1e-12
 # Scores are float32; the squares of these still have room in a float64.
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -66,7 +68,8 @@ def prior_scores(
         The scores. A sample without a value (missing, null, NaN) is left out: a warning says how many.
 
     Raises:
-        ScoringError: if the column is missing, holds something else than numbers, or one number only.
+        ScoringError: if the column is missing, holds something else than numbers, or one number only; if the shards of
+            ``rows_of`` have more or fewer rows (of tar files these are counted by reading them).
         SampleIdError: if nobody says whose the rows are, or an id cannot be.
         SourceError: if the files cannot be read.
 
@@ -86,11 +89,13 @@ def prior_scores(
     owner = _owner(Path(path), opened, id, rows_of)
     prior = _Prior(opened, column, id, owner)
     seen = prior.survey()
+    if owner.shards is not None:
+        _check_rows(owner.shards, seen.count + seen.missing)
     scale, sign = 1.0 if not standardize else seen.deviation, 1.0 if larger_is_better else -1.0
-    if scale == 0.0:
+    if standardize and seen.deviation <= _LEAST_DEVIATION * abs(seen.mean):
         raise ScoringError(
             f"All values of {column!r} are the same, so they say nothing.",
-            found=f"{seen.mean} in all of {seen.count:,} samples",
+            found=f"{seen.mean:.10g} in all of {seen.count:,} samples",
             expected="values that differ",
             do="name another column",
         )
@@ -196,7 +201,7 @@ class _Prior:
                 if value is not None:
                     yield number, value
         if others is not None and next(others, None) is not None:
-            raise _other_rows("more")
+            raise _other_rows("more samples in the shards than scores")
 
     def _ids(self, block: Block, others: Iterator[int] | None) -> list[int]:
         start, stop = block.start, block.start + len(block.rows)
@@ -207,7 +212,7 @@ class _Prior:
             return list(row_ids(block.file, start, stop))
         numbers = list(islice(others, len(block.rows)))
         if len(numbers) < len(block.rows):
-            raise _other_rows("fewer")
+            raise _other_rows("fewer samples in the shards than scores")
         return numbers
 
     def _values(self, block: Block) -> Iterator[float | None]:
@@ -252,10 +257,24 @@ def _ids_of(opened: ShardFolder) -> Iterator[int]:
         yield from (number for number, _ in shard.read()) if ids is None else ids.tolist()
 
 
-def _other_rows(rows: str) -> ScoringError:
+def _check_rows(opened: ShardFolder, rows: int) -> None:
+    """Compare the numbers of rows before any score is handed out under the id of another sample.
+
+    Raises:
+        ScoringError: if the shards have not as many.
+    """
+    samples = 0
+    for shard in opened.shards:
+        # The size of a tar file is in bytes.
+        samples += sum(1 for _ in shard.read()) if shard.tar or shard.size is None else shard.size
+    if samples != rows:
+        raise _other_rows(f"{samples:,} samples in the shards, {rows:,} rows of scores")
+
+
+def _other_rows(found: str) -> ScoringError:
     return ScoringError(
         "The shards do not have the rows of the scores.",
-        found=f"{rows} samples in the shards than scores",
+        found=found,
         expected="the same rows in the same order",
         do="pass rows_of= the very shards that the scores were computed on, or use an id column",
     )

@@ -43,8 +43,8 @@ class ScorerSpec:
         Raises:
             ScoringError: if target, encoder or device cannot be used.
         """
-        if device is not None and device.startswith("cuda"):
-            _use_gpu(device)
+        if device is not None:
+            _check_device(device)
         target = TargetSet(self.target, text=self.target_text or self.text, score=self.score, k=self.k)
         return SimilarityScorer(target, _encoder(self.encoder, device), text=self.text)
 
@@ -75,11 +75,22 @@ def _imported(name: str, module: str, attribute: str) -> Any:
     return found() if isinstance(found, type) else found
 
 
-def _use_gpu(device: str) -> None:
-    """Make it the GPU that is meant by "cuda", also for encoders that know nothing of devices."""
+def _check_device(device: str) -> None:
+    """Make a GPU the one that is meant by "cuda", also for encoders that know nothing of devices."""
     import torch
 
-    number = int(device.partition(":")[2] or 0)
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ScoringError(
+            "There is no such device.",
+            found=repr(device),
+            expected="cpu, cuda, or cuda:N with the number N of a GPU; several with commas, without blanks",
+            do="name another --device, or none: the encoder chooses",
+        ) from error
+    if kind != "cuda":
+        return
+    number = int(device.partition(":")[2] or 0)  # torch keeps it in a byte
     if number >= torch.cuda.device_count():
         raise ScoringError(
             "There is no such GPU.",

@@ -22,6 +22,7 @@ from weighted_stream.errors import ScoringError
 from weighted_stream.scoring.base import Scores
 from weighted_stream.scoring.identity import ScoreIdentity
 from weighted_stream.shards.scored import Scored
+from weighted_stream.shards.side_contents import read_footer
 from weighted_stream.sources.base import Fingerprint
 
 Ids: TypeAlias = NDArray[np.int64]
@@ -46,6 +47,7 @@ class SideFile:
         identity: whose scores they are.
         dataset: the fingerprint of the dataset, with this shard alone.
         version: of this library.
+        contents: of the shard when it was scored, see `contents_of`; None if unknown.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class SideFile:
     identity: ScoreIdentity
     dataset: Fingerprint
     version: str
+    contents: str | None = None
 
 
 def side_path(folder: Path, shard: str) -> Path:
@@ -79,6 +82,7 @@ def write_side_file(
     identity: ScoreIdentity,
     dataset: Fingerprint,
     size: int | None = None,
+    contents: str | None = None,
 ) -> Path:
     """Write the scores of a shard: columns ``id`` (int64) and ``score`` (float32).
 
@@ -92,6 +96,7 @@ def write_side_file(
         identity: whose scores these are.
         dataset: the fingerprint of the dataset that the ids belong to.
         size: of the shard.
+        contents: of the shard, see `contents_of`.
 
     Returns:
         The file.
@@ -106,6 +111,7 @@ def write_side_file(
         "identity": identity.to_json(),
         "dataset": replace(dataset, shards={k: v for k, v in dataset.shards.items() if k == shard}).to_json(),
         "version": __version__,
+        "contents": contents,
     }
     table = pa.table([pa.array(ids, pa.int64()), pa.array(scores, pa.float32())], schema=_SCHEMA)
     said = json.dumps(about).encode()
@@ -150,18 +156,15 @@ def about(path: Path) -> SideFile | None:
     try:
         value: dict[str, Any] = json.loads(found[_KEY])
         identity, dataset = ScoreIdentity.from_json(value["identity"]), Fingerprint.from_json(value["dataset"])
-        return SideFile(path, value["shard"], value["rows"], value["size"], identity, dataset, value["version"])
+        facts = value["shard"], value["rows"], value["size"], identity, dataset, value["version"]
+        return SideFile(path, *facts, value.get("contents"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, error) from error
 
 
 def _has_our_words(path: Path) -> bool:
     """Whether the footer of a Parquet file was written here, though that cannot be read from it any more."""
-    with open(path, "rb") as file:
-        file.seek(-8, os.SEEK_END)
-        length = int.from_bytes(file.read(4), "little")
-        file.seek(-8 - length, os.SEEK_END)
-        footer = file.read(length)
+    footer = read_footer(path)
     return _KEY in footer or _CHECK in footer
 
 
@@ -181,16 +184,22 @@ def side_files(path: str | PathLike[str]) -> list[SideFile]:
             expected="side files that weighted-stream score wrote",
             do=f"check the path; by default they are in the folder {FOLDER} beside the shards",
         )
-    for side in found[1:]:
-        reason = found[0].identity.conflict(side.identity)
+    known = _best_known(found)
+    for side in found:
+        reason = known.identity.conflict(side.identity)
         if reason is not None:
             raise ScoringError(
                 f"The scores in {path} do not belong together: {reason}.",
-                found=f"{side.path.name}: {side.identity.method} by {side.identity.encoder}",
-                expected=f"as in {found[0].path.name}: {found[0].identity.method} by {found[0].identity.encoder}",
+                found=f"{side.path.name}: {side.identity.named()}",
+                expected=f"as in {known.path.name}: {known.identity.named()}",
                 do="score the shards again into a folder of their own",
             )
     return found
+
+
+def _best_known(found: list[SideFile]) -> SideFile:
+    """The first that says which field was scored, or else the first."""
+    return next((side for side in found if side.identity.text is not None), found[0])
 
 
 def read_side_file(path: Path) -> tuple[Ids, Scores]:
@@ -237,7 +246,7 @@ def read_scores(path: str | PathLike[str]) -> Scored:
         for side in found:
             yield read_side_file(side.path)
 
-    return Scored(found[0].identity, dataset, batches)
+    return Scored(_best_known(found).identity, dataset, batches)
 
 
 def _digest(said: bytes, table: pa.Table) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from weighted_stream.errors import ScoringError, SourceError
+from weighted_stream.errors import ScoringError, SourceError, WeightedStreamError
 from weighted_stream.scoring.identity import ScoreIdentity
 from weighted_stream.shards.job import ScoringJob, score_shard
 
@@ -96,8 +97,11 @@ class Workers:
         while left or any(self._doing.values()):
             while left and self._ready:
                 connection = self._ready.pop()
+                try:
+                    connection.send(left[-1])
+                except (BrokenPipeError, ConnectionResetError):
+                    raise self._gone(connection) from None
                 self._doing[connection] = left.pop()
-                connection.send(self._doing[connection])
             yield from self._events()
 
     def close(self) -> None:
@@ -120,7 +124,7 @@ class Workers:
             assert isinstance(connection, Connection)
             try:
                 event = connection.recv()
-            except EOFError:
+            except (EOFError, ConnectionResetError):
                 raise self._gone(connection) from None
             if isinstance(event, _Failed):
                 raise event.error
@@ -149,7 +153,7 @@ class Workers:
         shard = self._doing[connection]
         return ScoringError(
             "A process that scores shards has ended.",
-            found=f"exit code {process.exitcode}, " + (f"while scoring {shard}" if shard else "before its first shard"),
+            found=f"exit code {process.exitcode}, " + (f"while scoring {shard}" if shard else "while it had no shard"),
             expected="that it lives until all shards are scored",
             do="look for its last words above; if memory ran out, use fewer --processes. What is done stays done",
         )
@@ -186,4 +190,18 @@ def _serve(connection: Connection, job: ScoringJob, device: str | None) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise
     except Exception as error:
-        connection.send(_Failed(error))
+        connection.send(_Failed(error if _is_ours(error) else _foreign(error)))
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it is the library's own; others need not come out of the pipe as what went in, or at all."""
+    return isinstance(error, WeightedStreamError) and type(error).__module__.startswith("weighted_stream.")
+
+
+def _foreign(error: Exception) -> ScoringError:
+    return ScoringError(
+        "The scoring failed.",
+        found="".join(traceback.format_exception(error)).rstrip(),
+        expected="an encoder that takes all texts",
+        do="mend the encoder, or what is wrong above; what is done stays done",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from glob import escape, glob, has_magic
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from weighted_stream.errors import SourceError
 from weighted_stream.sources.bad_shards import Policy
+from weighted_stream.sources.files_below import files_below
 from weighted_stream.sources.parquet_remote import at_once, expand, open_remote, storage_of
 from weighted_stream.sources.sharding import Ints
 from weighted_stream.sources.unreadable import without_credentials
@@ -159,7 +160,7 @@ def _schema(path: str, footer: pq.FileMetaData) -> pa.Schema:
 def find_files(paths: PathLike | Iterable[PathLike], filesystem: Any = None) -> dict[str, str]:
     """Path per key, in the order of the keys.
 
-    A file of a directory (searched in depth; names that begin with ``_`` or ``.`` are skipped) or of a glob
+    A file of a directory (searched in depth, see `files_below`; ``.PARQUET`` counts, too) or of a glob
     pattern is named by its path below the directory, or below the part of the pattern before its first
     wildcard; a file given by itself is named by its base name. So names stay when the data moves or grows.
     A dict is such a result itself, or a part of one.
@@ -202,14 +203,14 @@ def _expand(path: str, filesystem: Any) -> Iterator[tuple[str, str]]:
         yield os.path.basename(path), path
         return
     if os.path.isdir(path):
-        root, pattern = Path(path), os.path.join(escape(path), "**", "*.parquet")
+        wanted = [key for key in files_below(Path(path)) if key.suffix.lower() == ".parquet"]
+        visible = [(key.as_posix(), os.path.join(path, key)) for key in wanted]
     elif has_magic(path):
-        root, pattern = _root(path), path
+        root, found = _root(path), glob(path, recursive=True)
+        below = [(Path(file).relative_to(root), file) for file in found if os.path.isfile(file)]
+        visible = [(key.as_posix(), file) for key, file in below if not any(p[0] in "._" for p in key.parts)]
     else:
         raise _no_files(path)
-    found = glob(pattern, recursive=True)
-    below = [(Path(file).relative_to(root), file) for file in found if os.path.isfile(file)]
-    visible = [(key.as_posix(), file) for key, file in below if not any(p[0] in "._" for p in key.parts)]
     if not visible:
         raise _no_files(path)
     yield from visible
