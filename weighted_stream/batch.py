@@ -24,16 +24,18 @@ class Batch:
         chosen: the weights (B,) float32 that the samples were chosen with; None: they are weighed at their feedback.
         groups: the names of the samples' groups, B of them, until the store knows; None: nothing to be told.
         samples: the batch as it was handed over, if the strategy looks at it; else None.
+        looked_at: whether its weights were asked for before its feedback.
         scratch: see `Signals`.
     """
 
-    __slots__ = ("_counted", "_weights", "chosen", "groups", "ids", "samples", "scratch", "step")
+    __slots__ = ("_counted", "_weights", "chosen", "groups", "ids", "looked_at", "samples", "scratch", "step")
 
     def __init__(self, ids: NDArray[np.int64], chosen: Tensor | None = None, samples: Any = None) -> None:
         self.ids = ids
         self.groups: list[str] | None = None
         self.chosen = chosen
         self.samples = samples
+        self.looked_at = False
         self.step: int | None = None
         self.scratch: dict[Any, Any] = {}
         self._weights: Tensor | None = None

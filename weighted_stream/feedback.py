@@ -104,6 +104,8 @@ class Feedback:
             kept = batch.kept(positions)
             if kept is not None:
                 return kept
+            self._tell_scorer(batch, len(batch.ids))
+            batch.looked_at = True
             if positions is None or not self.strategy.joint or batch.chosen is not None:
                 return self._decide(batch, self._signals(batch, positions, None))[0]
             return self._decide(batch, self._signals(batch, None, None))[0][torch.from_numpy(positions)]
@@ -280,9 +282,13 @@ class Feedback:
             signals = self._signals(batch, places, torch.from_numpy(losses[learned]).to(signals.device))
         self._remember(ids, losses, weights, signals.step)
         batch.count(positions)
-        if self.ahead is not None:
-            self.ahead.passed(len(ids))
+        self._tell_scorer(batch, len(ids))
         self._learn(signals)
+
+    def _tell_scorer(self, batch: Batch, count: int) -> None:
+        """So many samples of a batch are weighed for the first time; of one that was looked at before, it knows."""
+        if self.ahead is not None and not batch.looked_at:
+            self.ahead.passed(count)
 
     def _remember(self, ids: NDArray[np.int64], losses: Floats, weights: Floats, step: int) -> None:
         """Write feedback down."""

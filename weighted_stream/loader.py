@@ -165,7 +165,6 @@ class WeightedLoader:
         try:
             for item in items:
                 ids, batch = ids_of(item), item[1]
-                add(ids)
                 if len(item) == 3:
                     feedback.learn_groups(item[2])
                 if ahead is not None:
@@ -175,6 +174,7 @@ class WeightedLoader:
                     samples.samples = shallow(batch)
                     if self._handed_over is not None:
                         self._handed_over.add(samples.ids, samples.samples)
+                add(ids)
                 yield batch if as_dict else (batch, Weight(samples, feedback))
         except GeneratorExit:
             feedback.settle()  # the loop was left: nobody may come again

@@ -32,6 +32,7 @@ from weighted_stream.reading import Reading
 from weighted_stream.rebuild import merged_arguments
 from weighted_stream.rest import Counted
 from weighted_stream.scoring.ahead import ScoringAhead
+from weighted_stream.scoring.base import ScoringPlan
 from weighted_stream.sources import source_for
 from weighted_stream.sources.bad_shards import BadShards, OnBadShard, Policy
 from weighted_stream.sources.base import Fingerprint
@@ -140,13 +141,13 @@ class WeightedStream:
         self._feedback: Feedback | None
         if ranks is None:
             self._store = _opened(store, self._source.fingerprint())
-            self._ahead = None if plan is None else ScoringAhead(self._source, plan, self._store)
+            self._ahead = None if plan is None else self._scored_ahead(plan, self._store, store)
             alone = process_group is False
             self._feedback = Feedback(strategy, self._store, self._ahead, may_be_alone=alone)
         else:
             shared = open_on_ranks(ranks, store, self._source.fingerprint())
             self._store = shared.inner
-            self._ahead = None if plan is None else ScoringAhead(self._source, plan, shared)
+            self._ahead = None if plan is None else self._scored_ahead(plan, shared, store)
             self._feedback = RankedFeedback(strategy, shared, ranks, self._ahead)
         self._token = self._feedback.token
         self._chooser = None if strategy.budget is None else Chooser(self._feedback)
@@ -227,6 +228,15 @@ class WeightedStream:
             handed_over=self._handed_over,
         )
 
+    def _scored_ahead(self, plan: ScoringPlan, store: Any, given: object) -> ScoringAhead:
+        """The scorer; a store that was opened here is closed if it is refused."""
+        try:
+            return ScoringAhead(self._source, plan, store)
+        except BaseException:
+            if not isinstance(given, WeightStore):
+                self._store.close()
+            raise
+
     def _around(self, loader: Any) -> Any:
         """The user's WebLoader around a loader, if there is one."""
         if self._webloader is None:
@@ -253,9 +263,9 @@ class WeightedStream:
             self.strategy.begin_epoch(epoch, self.store.chunks)
             random = [] if loaded is None else loaded.random
             order_seed, position, items = reading.begin(epoch, step, random)
-        self._unfinished, self._epoch, self._next_epoch = None, epoch, epoch + 1
         if self._ahead is not None:
-            self._ahead.begin(self._epoch, order_seed)
+            self._ahead.begin(epoch, order_seed)
+        self._unfinished, self._epoch, self._next_epoch = None, epoch, epoch + 1
         self._position = position
         feedback.go_through(position)
         return position, items
@@ -377,7 +387,9 @@ class WeightedStream:
         scored = self._store.stats()["scored"] if self._ahead is not None else 0.0
         position = stream_state.load(self._live(), self._source.fingerprint(), state)
         if self._ahead is not None:
-            self._ahead.begin_anew(self._store.stats()["scored"] < scored)
+            # What one rank has scored and not told the others is in no store.
+            gone = isinstance(self._feedback, RankedFeedback) or self._store.stats()["scored"] < scored
+            self._ahead.begin_anew(gone)
         self._position = self._unfinished = position
         self._next_epoch = int(state["next_epoch"])
         self._epoch = self._next_epoch if position is None or position.over else position.epoch

@@ -18,6 +18,7 @@ from weighted_stream.scoring.ahead_messages import pack_scores, unpack_scores
 from weighted_stream.scoring.ahead_progress import Progress
 from weighted_stream.scoring.ahead_reader import batches
 from weighted_stream.scoring.base import ScoringPlan
+from weighted_stream.scoring.bm25 import BM25Scorer
 from weighted_stream.scoring.identity import ScoreIdentity
 from weighted_stream.scoring.similarity_scorer import SimilarityScorer
 from weighted_stream.store import WeightStore
@@ -181,6 +182,14 @@ def test_a_sample_without_text_is_named_by_its_id() -> None:
         desk = run(ListSource(SHARDS), plan(scorer, ahead=64), store)
         assert isinstance(desk.error, ScoringError)
         assert "a NoneType in sample 50: None" in str(desk.error)
+
+
+def test_also_in_the_pass_before_the_first_score() -> None:
+    pytest.importorskip("sklearn")
+    with WeightStore() as store:
+        desk = run(ListSource(SHARDS), plan(BM25Scorer(["two apples"], text=but_for_50)), store)
+        assert "a NoneType in sample 50: None" in str(desk.error)
+        assert "among the samples of shard 1)" in str(desk.error)
 
 
 def test_a_scorer_that_fails_names_the_shards_and_keeps_its_traceback() -> None:

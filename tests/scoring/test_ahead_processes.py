@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,43 @@ def test_an_error_reaches_the_trainer_with_its_traceback(tmp_path: Path) -> None
     stream.close()
 
 
+def test_a_state_after_an_error_is_of_what_was_handed_over() -> None:
+    stream, got = WeightedStream(TEXTS, Scored(plan(Numbers(poison="77")))), 0
+    with pytest.raises(ScoringError, match="no likeness of 77"):  # noqa: PT012
+        for _ in stream.loader(batch_size=2):
+            got += 2
+            time.sleep(0.2)
+    state = stream.state_dict()
+    stream.close()
+    with WeightedStream(TEXTS, Scored(plan(Numbers()))) as again:
+        again.load_state_dict(state)
+        batch, _ = next(iter(again.loader(batch_size=2)))
+        assert list(map(int, batch)) == [got, got + 1]
+
+
+def test_a_stream_that_is_refused_leaves_its_store_open_to_others(tmp_path: Path) -> None:
+    with WeightStore(tmp_path) as store:
+        store.bind_scores(identity("another"))
+        store.update(range(SIZE), similarity=[0.5] * SIZE)
+    whose = replace(plan(Numbers()), whose=identity())
+    with pytest.raises(StoreMismatchError, match="holds other scores") as kept:
+        WeightedStream(TEXTS, Scored(whose), store=tmp_path)
+    WeightedStream(TEXTS, Scored(replace(whose, whose=identity("another"))), store=tmp_path).close()
+    assert kept.value is not None
+
+
+def test_weights_that_are_only_looked_at_let_it_go_on(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with WeightedStream(TEXTS, Scored(plan(Numbers(log), ahead=16))) as stream:
+        for at, (batch, weight) in enumerate(stream.loader(batch_size=4)):
+            until(lambda at=at: len(lines(log)) >= min(4 * at + 12, SIZE))
+            assert weight.tensor().tolist() == [score_of(text) for text in batch]
+            weight.tensor()
+            if at % 2:
+                weight.resolve(torch.zeros(4))
+        assert stream.stats()["unscored_batches"] == 0
+
+
 def test_an_error_no_batch_came_to_raise_is_a_warning_at_the_end() -> None:
     stream = WeightedStream(TEXTS, Scored(plan(Numbers(poison="0"))))
     epoch(stream.loader(batch_size=60))
@@ -294,6 +332,9 @@ def test_what_cannot_travel_is_told_at_once() -> None:
         with pytest.raises(ScoringError, match="cannot be sent") as caught:
             next(iter(stream.loader()))
         assert "lambda" in str(caught.value.found)
+        with pytest.raises(ScoringError, match="cannot be sent"):  # nor is it forgotten by the next one
+            next(iter(stream.loader()))
+        assert stream.state_dict()["next_epoch"] == 0
 
 
 def test_what_cannot_arrive_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import shutil
 import socket
@@ -143,6 +144,13 @@ def test_user_and_password_of_the_environment(tmp_path: Path, monkeypatch: pytes
         with SharedStore(f"redis://127.0.0.1:{server.port}/0", every=0.02) as store:
             store.update([3], loss=[1.0], step=0)
             store.flush()
+
+
+def test_an_environment_that_was_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `datasets` does in a `map` with processes."""
+    monkeypatch.setattr(os, "environ", {USERNAME: "trainer", PASSWORD: "other-secret"})
+    address = parse_address("redis://host")
+    assert (address.username, address.password) == ("trainer", "other-secret")
 
 
 def test_what_an_address_shows() -> None:

@@ -248,8 +248,7 @@ class RankedFeedback(Feedback):
         batch.keep(positions, weights)
         if first:
             batch.count(None)
-            if self.ahead is not None:
-                self.ahead.passed(len(batch.ids))
+            self._tell_scorer(batch, len(batch.ids))
         return weights, finite
 
     def _weigh_all(self, everyone: Everyone, losses: Floats, scratch: dict[Any, Any], *, counts: bool) -> Tensor:

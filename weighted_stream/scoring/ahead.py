@@ -75,8 +75,8 @@ class ScoringAhead:
         self._epoch = epoch
         self._desk.begin(epoch, shuffle_seed)
         if not self._begun:
-            self._begun = True
             self._start()
+            self._begun = True
 
     def begin_anew(self, forgotten: bool) -> None:
         """The store has gone back: what lacks a score is scored again, from the next `begin` or `meet` on.

@@ -62,7 +62,8 @@ def unreadable(name: str, error: Exception) -> SourceError:
         found=error.found if isinstance(error, WeightedStreamError) and known else type(error).__name__,
         expected=error.expected if isinstance(error, WeightedStreamError) and known else "samples that can be read",
         do=(error.do if isinstance(error, WeightedStreamError) and known else "mend it or leave it out")
-        + '; on_bad_shard="skip" goes on without it',
+        + '; on_bad_shard="skip" of the strategy, Similarity(..., on_bad_shard="skip"), goes on without it, as the '
+        "stream's own does for the trainer",
     )
 
 

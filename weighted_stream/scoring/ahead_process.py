@@ -68,7 +68,11 @@ def _work(line: Line) -> None:
     if not scorer.first_pass or _knows_itself(scorer):
         line.send(Kind.WHOSE, contents=pack_json(scorer.identity.to_json()))
     if scorer.first_pass and not (_knows_itself(scorer) and reader.nothing_left()):
-        scorer.learn(lambda: _sweep(source, start, plan.on_bad_shard == "skip", line))
+        sweep = Sweep(source, start, plan.on_bad_shard == "skip", line)
+        try:
+            scorer.learn(lambda: iter(sweep))
+        except NoTextError as error:
+            raise ahead_faults.unscorable([sweep.part], error.at(f"sample {sweep.ids[error.row]}")) from error
         line.send(Kind.WHOSE, contents=pack_json(scorer.identity.to_json()))
     for chunk in reader.chunks():
         if chunk.ids:
@@ -125,19 +129,32 @@ def _scores(scorer: Scorer, chunk: Chunk) -> Scores:
     return scores
 
 
-def _sweep(source: Source, start: Start, skip: bool, line: Line) -> Iterator[Sequence[Any]]:
-    """All samples of the dataset, not only this rank's, for a scorer that has to see the corpus first."""
-    source.set_epoch(start.epoch)
-    for part in source.corpus():
-        try:
-            for batch in batches(part.read(), FIRST):
-                yield [sample for _, sample in batch]
-        except Exception as error:
-            named = ahead_faults.unreadable(part.name, error)
-            if not skip:
-                raise named from error
-            fault = ahead_faults.describe(named)["problem"]
-            line.send(Kind.PART, contents=pack_json({"name": part.name, "fault": fault}))
+class Sweep:
+    """All samples of the dataset, not only this rank's, for a scorer that has to see the corpus first.
+
+    Attributes:
+        part, ids: what was given last, and whose samples that were.
+    """
+
+    def __init__(self, source: Source, start: Start, skip: bool, line: Line) -> None:
+        self._source, self._start, self._skip, self._line = source, start, skip, line
+        self.part = ""
+        self.ids: Sequence[int] = ()
+
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        self._source.set_epoch(self._start.epoch)
+        for part in self._source.corpus():
+            self.part = part.name
+            try:
+                for batch in batches(part.read(), FIRST):
+                    self.ids = [number for number, _ in batch]
+                    yield [sample for _, sample in batch]
+            except Exception as error:
+                named = ahead_faults.unreadable(part.name, error)
+                if not self._skip:
+                    raise named from error
+                fault = ahead_faults.describe(named)["problem"]
+                self._line.send(Kind.PART, contents=pack_json({"name": part.name, "fault": fault}))
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -74,7 +74,7 @@ def parse_address(
     ca_file: str | os.PathLike[str] | None = None,
     cert_file: str | os.PathLike[str] | None = None,
     key_file: str | os.PathLike[str] | None = None,
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
 ) -> Address:
     """Read an address: ``redis[s]://[user[:password]@]host[:port][/database]`` or ``unix:///path?db=0``.
 
@@ -105,6 +105,7 @@ def parse_address(
         raise _no_address("no host")
     if not tls and (ca_file or cert_file or key_file):
         raise _no_address("certificates for an address without TLS", "rediss://… to encrypt")
+    environment = os.environ if environment is None else environment  # the one of now: `datasets` puts another there
     given = _first(_unquoted(parts, "username"), username, environment.get(USERNAME))
     secret = _first(_unquoted(parts, "password"), password, environment.get(PASSWORD))
     files = tuple(None if file is None else os.fspath(file) for file in (ca_file, cert_file, key_file))

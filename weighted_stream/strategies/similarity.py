@@ -143,7 +143,7 @@ class Similarity(Strategy):
             wait=wait,
             on_bad_shard=on_bad_shard,
             progress=progress,
-            whose=None if target is None else _whose(target, encoder),
+            whose=None if target is None else _whose(target, encoder, text),
             encoder=encoder,
             text=None if text == "text" else text,
         )
@@ -221,6 +221,7 @@ class Similarity(Strategy):
             )
 
 
-def _whose(target: TargetSet, encoder: Any) -> ScoreIdentity:
+def _whose(target: TargetSet, encoder: Any, text: Any) -> ScoreIdentity:
     """The identity of the scores to come, but for the centroid, which takes the encoder's work."""
-    return ScoreIdentity(encoder_name(as_encoder(encoder)), target.digest, target.method)
+    field = text if isinstance(text, str) else None
+    return ScoreIdentity(encoder_name(as_encoder(encoder)), target.digest, target.method, text=field)
