@@ -319,6 +319,35 @@ def test_checkpointing(order: str) -> None:
     check(GradientProbe(Checkpointed(), order=order), lambda m: m(x))
 
 
+def test_a_reentrant_checkpoint_is_refused() -> None:
+    model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)])
+
+    def losses() -> Tensor:
+        hidden = torch.utils.checkpoint.checkpoint(model[1], model[0](torch.ones(3, 4)), use_reentrant=True)
+        return model[2](hidden).squeeze(1)
+
+    with pytest.raises(StrategyError, match="reentrant checkpoint"):
+        GradientProbe(model).products(losses)
+
+
+def test_a_hook_of_the_users_that_changes_the_output() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    model[0].register_forward_hook(lambda module, args, output: output * torch.linspace(0, 3, 4).double())
+    x = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    check(GradientProbe(model), lambda m: m(x).square().sum(1))
+
+
+def test_a_head_whose_weight_is_used_and_that_is_not_called() -> None:
+    model = llama()
+
+    def losses() -> Tensor:
+        hidden = model.model(**batch(4)).last_hidden_state
+        return nn.functional.linear(hidden, model.lm_head.weight).square().mean((1, 2))
+
+    with pytest.raises(StrategyError, match="No call of the layers was seen"):
+        GradientProbe(model, "head").products(losses)
+
+
 @pytest.mark.parametrize("kind", list(MODELS))
 def test_factors_are_freed_layer_by_layer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a layer's products are made, output gradients of no other layer are held, but for tied embeddings."""
@@ -478,6 +507,10 @@ def test_layers_that_cannot_be_treated() -> None:
 
     with pytest.raises(StrategyError, match="forward of its own"):
         GradientProbe(nn.Sequential(Scaled(2, 2)))
+    patched = nn.Linear(2, 2)
+    patched.forward = lambda x: 2 * nn.functional.linear(x, patched.weight)
+    with pytest.raises(StrategyError, match="in the place of its own"):
+        GradientProbe(nn.Sequential(patched))
 
 
 def test_losses_must_be_per_sample() -> None:

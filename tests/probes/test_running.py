@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
+from collections import UserDict, namedtuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,43 @@ from weighted_stream.probes.running import aside, eager, on_device, run, unwrapp
 
 def random_numbers() -> list[float]:
     return [torch.rand(()).item(), random.random(), float(np.random.rand())]
+
+
+class Merging(nn.Linear):
+    """Adds its adapter to its weight for evaluation, as loralib does."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        if self.merged is mode:
+            with torch.no_grad():
+                self.weight += -1.0 if mode else 1.0
+            self.merged = not mode
+        return self
+
+
+def test_layers_that_merge_for_evaluation_are_taken_apart_again() -> None:
+    model = nn.Sequential(Merging(2, 2), nn.Sequential(Merging(2, 2), nn.Dropout()).eval())
+    weights = [model[0].weight.detach().clone(), model[1][0].weight.detach().clone()]
+    with aside(model):
+        assert [model[0].merged, model[1][0].merged] == [True, True]
+    assert [model[0].merged, model[1][0].merged] == [False, True]
+    assert [module.training for module in model.modules()] == [True, True, False, False, False]
+    for layer, weight in zip((model[0], model[1][0]), weights, strict=True):
+        torch.testing.assert_close(layer.weight.detach(), weight)
+
+
+Pair = namedtuple("Pair", "x y")
+
+
+def test_a_batch_keeps_its_type_on_the_way_to_the_model() -> None:
+    given = {"pair": Pair(torch.ones(2), [torch.ones(1)]), "tuple": (torch.ones(1),), "user": UserDict(x=torch.ones(3))}
+    moved = on_device(given, nn.Linear(1, 1).double())
+    assert torch.equal(moved["pair"].x, torch.ones(2))
+    assert [type(part) for part in (moved, *moved.values())] == [dict, Pair, tuple, UserDict]
+    assert moved["user"] is not given["user"]
+    assert torch.equal(moved["user"]["x"], torch.ones(3))
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -105,6 +105,14 @@ def test_the_step_size_is_the_learning_rate_of_the_moment() -> None:
     assert places == [[0, 1], [0, 1], [0, 2]]
 
 
+def test_a_target_from_a_loader_draws_nothing() -> None:
+    network, samples = model(), torch.tensor([[1.0, 0.0], [0.0, 0.9], [-1.0, 0.0]])
+    target = torch.utils.data.DataLoader(torch.ones(4, 2), batch_size=2, shuffle=True)
+    before = torch.get_rng_state()
+    Greats(network, target, loss_fn=linear).choose(offered(samples, 3, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_trains_on_what_helps_the_target(workers: int) -> None:
     """Half of the samples have false labels; the target has none."""

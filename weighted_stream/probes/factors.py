@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from weighted_stream.errors import LossError, StrategyError
 from weighted_stream.probes.gradient_layers import Layer
-from weighted_stream.probes.graph import count_uses
+from weighted_stream.probes.graph import count_uses, has_node
 from weighted_stream.probes.running import aside, eager
 
 SCALE = 256.0
@@ -78,6 +78,8 @@ def send_factors(model: nn.Module, layers: Sequence[Layer], losses: Losses, rece
                 _check_use(use, len(values))
             if whole:
                 _check_seen(model, layers, uses, values)
+            elif not uses:
+                raise _unseen(layers)
             # In float16 gradients of a mean over many tokens and words are smaller than the smallest number.
             scale = SCALE if any(use.dtype == torch.float16 for use in uses) else 1.0
             calls = Counter(name for use in uses for name in use.parameters())
@@ -157,7 +159,8 @@ def _watched(layers: Sequence[Layer], anchor: Tensor, uses: list[_Use]) -> Itera
 
         return hook
 
-    hooks = [layer.module.register_forward_hook(watch(layer), with_kwargs=True) for layer in layers]
+    # Before hooks of the user's, which may change the output.
+    hooks = [layer.module.register_forward_hook(watch(layer), prepend=True, with_kwargs=True) for layer in layers]
     try:
         yield
     finally:
@@ -199,6 +202,14 @@ def _check_seen(model: nn.Module, layers: Sequence[Layer], uses: Sequence[_Use],
     seen = Counter(name for use in uses for name in use.parameters())
     parameters = dict(model.named_parameters())
     names = {name for layer in layers for name in (layer.weight, layer.bias) if name is not None}
+    if not names <= seen.keys() and has_node(values, "CheckpointFunctionBackward"):
+        raise StrategyError(
+            "Layers inside a reentrant checkpoint run without a graph, and their gradients cannot be seen.",
+            found="torch.utils.checkpoint.checkpoint(..., use_reentrant=True) in the model",
+            expected="checkpoints with use_reentrant=False, or none",
+            do="checkpoint(..., use_reentrant=False); of transformers: "
+            'gradient_checkpointing_enable({"use_reentrant": False})',
+        )
     counted = count_uses(values, {name: parameters[name] for name in names})
     for name, count in counted.items():
         if count > seen[name]:
@@ -209,3 +220,12 @@ def _check_seen(model: nn.Module, layers: Sequence[Layer], uses: Sequence[_Use],
                 do="leave its layer out of layers= (fused losses, MultiheadAttention and compiled parts call no "
                 "layer), or use the layer itself in the model and in loss_fn",
             )
+
+
+def _unseen(layers: Sequence[Layer]) -> StrategyError:
+    return StrategyError(
+        "No call of the layers was seen, so their gradients cannot be.",
+        found=f"no call of {', '.join(layer.name for layer in layers)}",
+        expected="losses that come through calls of these layers",
+        do="call the layer in loss_fn (fused losses that take its weight call none), or name others in layers=",
+    )

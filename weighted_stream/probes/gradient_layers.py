@@ -133,6 +133,8 @@ def _check(layer: Layer) -> None:
     found = ""
     if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward:
         found = "a Linear with a forward of its own"
+    elif "forward" in vars(module) and not hasattr(module, "_hf_hook"):  # accelerate's moves data, and changes none
+        found = "a forward that was put in the place of its own"
     elif hasattr(module, "parametrizations") or "weight" not in module._parameters:
         found = "a weight that is computed from other parameters (weight norm, spectral norm, parametrizations)"
     elif isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):

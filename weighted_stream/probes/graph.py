@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -21,16 +21,30 @@ def count_uses(result: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, in
     """
     names = {id(parameter): name for name, parameter in parameters.items()}
     counts = dict.fromkeys(parameters, 0)
-    # Nodes are Python objects only while somebody holds them: what was seen must be kept.
-    seen: set[Any] = {result.grad_fn}
-    open_nodes = [result.grad_fn]
-    while open_nodes:
-        node = open_nodes.pop()
-        for following, _ in node.next_functions if node is not None else ():
+    for node in _nodes(result):
+        for following, _ in node.next_functions:
             variable = getattr(following, "variable", None)
             if variable is not None and id(variable) in names:
                 counts[names[id(variable)]] += 1
+    return counts
+
+
+def has_node(result: Tensor, kind: str) -> bool:
+    """Whether an operation of this name, e.g. ``"CheckpointFunctionBackward"``, is in the graph of ``result``."""
+    return any(node.name() == kind for node in _nodes(result))
+
+
+def _nodes(result: Tensor) -> Iterator[Any]:
+    """Every operation once."""
+    # Nodes are Python objects only while somebody holds them: what was seen must be kept.
+    seen: set[Any] = {result.grad_fn}
+    open_nodes: list[Any] = [result.grad_fn]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node is None:
+            continue
+        yield node
+        for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)
                 open_nodes.append(following)
-    return counts

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -72,9 +73,15 @@ def _moved(value: Any, device: torch.device) -> Any:
         # To a GPU only: what comes from there would be read before it has arrived.
         return value.to(device, non_blocking=device.type == "cuda")
     if isinstance(value, Mapping):
-        return {key: _moved(part, device) for key, part in value.items()}
+        parts = {key: _moved(part, device) for key, part in value.items()}
+        if type(value) is dict or not isinstance(value, MutableMapping):
+            return parts
+        same = copy(value)  # a BatchEncoding is read by attributes
+        same.update(parts)
+        return same
     if isinstance(value, (tuple, list)):
-        return [_moved(part, device) for part in value]
+        moved = [_moved(part, device) for part in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved) if isinstance(value, tuple) else moved
     return value
 
 
@@ -82,9 +89,10 @@ def _moved(value: Any, device: torch.device) -> Any:
 def aside(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients inside; all as before outside.
 
-    Restored: the training flag of every submodule by itself (some may be frozen in evaluation mode), and the random
-    states of torch on the host and on the model's GPUs, of numpy and of Python (a loader draws seeds from them). What
-    watches the training forwards of a model knows by `is_aside` that these are none.
+    Restored: the training flag of every submodule by itself (some may be frozen in evaluation mode; a ``train`` of its
+    own is called: layers that merge adapters for evaluation take them apart there), and the random states of torch
+    on the host and on the model's GPUs, of numpy and of Python (a loader draws seeds from them). What watches training
+    forwards knows by `is_aside` that these are none.
 
     Example:
         >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
@@ -105,6 +113,9 @@ def aside(model: nn.Module) -> Iterator[None]:
     finally:
         torch.clear_autocast_cache()  # see `forwards_only`
         _on_the_side.reset(token)
+        for module, training in flags:
+            if type(module).train is not nn.Module.train:
+                module.train(training)
         for module, training in flags:
             module.training = training
         random.setstate(python)

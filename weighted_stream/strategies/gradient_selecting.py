@@ -14,7 +14,7 @@ from weighted_stream.errors import StrategyError
 from weighted_stream.probes.gradient_layers import Layers
 from weighted_stream.probes.gradients import GradientProbe, Products
 from weighted_stream.probes.model_losses import LossFn, standard_losses
-from weighted_stream.probes.running import on_device
+from weighted_stream.probes.running import aside, on_device
 from weighted_stream.probes.target import target_batches
 from weighted_stream.selection import Candidates, Choice, cut
 from weighted_stream.state import check_keys, copied, like_state
@@ -167,9 +167,10 @@ class GradientSelecting(Selecting):
         """The mean gradient of the target's samples."""
         sums: dict[str, Tensor] | None = None
         total = 0
-        for batch in self._target:
-            sums, count = self._probe.gradient(self._losses(batch), sums)
-            total += count
+        with aside(self._probe.model):  # a loader draws a seed when it begins
+            for batch in self._target:
+                sums, count = self._probe.gradient(self._losses(batch), sums)
+                total += count
         if sums is None:
             target_batches([])  # raises: there was no batch
             raise AssertionError
