@@ -102,27 +102,6 @@ def test_samples_of_different_sizes_stay_samples_though_one_has_as_many_rows_as_
     assert [len(image) for image in cut(images, np.array([1, 2]), 3)] == [3, 4]
 
 
-@pytest.mark.parametrize("kind", [list, tuple])
-@pytest.mark.parametrize("make", [torch.zeros, np.zeros])
-def test_as_many_images_as_they_have_channels_could_be_fields(kind: Any, make: Any) -> None:
-    images = kind([make((3, 4, 5)), make((3, 4, 5)), make((3, 6, 2))])
-    for batch, path in ((images, "batch"), ({"image": images, "name": ["a", "b", "c"]}, "batch['image']")):
-        with pytest.raises(StrategyError, match="not clear") as caught:
-            cut(batch, np.array([0, 2]), 3)
-        assert str(caught.value.found).startswith(f"{path}: 3 tensors, the first of shape (3, 4, 5)")
-        assert "drop_last" in caught.value.do
-    assert_same(cut(images, np.arange(3), 3), images)  # as fields or as samples, these are all
-
-
-def test_what_can_only_be_fields_is_cut_as_fields() -> None:
-    image, depth, chosen = torch.zeros(2, 4, 5), torch.zeros(2, 4, 5, dtype=torch.float16), np.array([1])
-    for batch in ([image, depth], Pair(image, image), {"a": image, "b": image}, [image, torch.zeros(2, 7)]):
-        part = cut(batch, chosen, 2)
-        assert all(len(field) == 1 for field in (part.values() if isinstance(part, dict) else part))
-    ids, mask = torch.zeros(2, 9), torch.zeros(2, 9)  # of text, in a batch of two
-    assert [field.shape for field in cut([ids, mask], chosen, 2)] == [(1, 9), (1, 9)]
-
-
 @pytest.mark.parametrize(
     ("batch", "found"),
     [

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -192,6 +193,13 @@ def test_nobody_waits_for_what_a_dead_worker_has_sent_half(workers: int, monkeyp
         time.sleep(5)
     with pytest.raises(WorkerError, match=r"died \(killed by SIGKILL\)"):
         list(batches)
+
+
+def test_a_loop_that_is_left_open_at_the_end_of_the_program_says_nothing(tmp_path: Path) -> None:
+    script = "import weighted_stream as ws; s = ws.WeightedStream(list(range(64)), ws.Uniform())\n"
+    script += "it = iter(s.loader(batch_size=4, num_workers=2)); next(it)"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_nor_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:

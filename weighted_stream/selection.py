@@ -97,8 +97,7 @@ def cut(batch: Any, places: NDArray[np.int64], n: int) -> Any:
     - A tensor or array with n rows is cut along its first dimension; one without dimensions stays.
     - A dict or namedtuple is cut field by field, and keeps its class.
     - A list or tuple is cut element by element if all of them can be (`default_collate` makes such lists of samples
-      that are tuples); else, if it has n elements, they are the samples (strings, images of different sizes …). So n
-      tensors of n rows are n fields; but of three dimensions, as n images of n channels have them, nobody can say.
+      that are tuples); else, if it has n elements, they are the samples (strings, images of different sizes …).
     - Numbers, strings, bytes and None belong to the batch as a whole, and stay.
 
     Args:
@@ -107,8 +106,7 @@ def cut(batch: Any, places: NDArray[np.int64], n: int) -> Any:
         n: how many samples the batch holds.
 
     Raises:
-        StrategyError: for anything else, e.g. a tensor with another number of rows: whose they are nobody can say; and
-            for a list or tuple of n tensors or arrays (n, …, …) of one type, if not all samples are chosen.
+        StrategyError: for anything else, e.g. a tensor with another number of rows: whose they are nobody can say.
 
     Example:
         >>> batch = {"x": torch.arange(8).reshape(4, 2), "text": ["a", "b", "c", "d"], "scale": 0.5}
@@ -131,8 +129,6 @@ def _cut(value: Any, places: NDArray[np.int64], n: int, path: str) -> Any:
             parts[key] = _cut(value[key], places, n, f"{path}[{key!r}]")
         return parts
     if isinstance(value, (list, tuple)) and _holds_fields(value, n):
-        if _may_be_samples(value, n) and len(places) < n:
-            raise _ambiguous(path, value, n)
         fields = [_cut(element, places, n, f"{path}[{at}]") for at, element in enumerate(value)]
         return _like(value, fields)
     if kind == "other":
@@ -171,29 +167,8 @@ def _holds_fields(value: Sequence[Any], n: int) -> bool:
     return kinds != {"whole"} if len(value) != n else "rows" in kinds and "other" not in kinds
 
 
-def _may_be_samples(fields: Sequence[Any], n: int) -> bool:
-    """Whether what is taken for the fields of a batch may as well be n images of n channels.
-
-    Two dimensions are not asked about, as those are the token ids, masks and labels of text.
-    """
-    if len(fields) != n or hasattr(fields, "_fields") or not all(isinstance(f, (Tensor, np.ndarray)) for f in fields):
-        return False
-    return all(field.ndim == 3 and field.dtype == fields[0].dtype for field in fields)
-
-
 def _like(value: Any, elements: list[Any]) -> Any:
     return type(value)(*elements) if hasattr(value, "_fields") else type(value)(elements)
-
-
-def _ambiguous(path: str, value: Sequence[Any], n: int) -> StrategyError:
-    return StrategyError(
-        "It is not clear how chosen samples are to be cut out of this batch.",
-        found=f"{path}: {n} tensors, the first of shape {tuple(value[0].shape)}, of {n} candidates: "
-        f"{n} fields, or {n} samples?",
-        expected="fields in a dict or namedtuple; samples in one tensor",
-        do="let the collate_fn return that, or draw another number of candidates (if these are the last of an epoch: "
-        "drop_last=True)",
-    )
 
 
 def _cannot_cut(path: str, value: Any, n: int) -> StrategyError:

@@ -75,6 +75,7 @@ class Watch:
             board.clear()
         desk = None if self._workers else Desk(board, 0)
         iterator = iter(batches)
+        ending = sys.is_finalizing  # by then there may be no modules to ask
         if self._workers:
             explain_deaths()
         self._thread, self._death = threading.get_ident(), None
@@ -99,7 +100,8 @@ class Watch:
                         bad.take(notes)
                     yield item
             except BaseException as error:
-                unlock(iterator)
+                if not ending():
+                    unlock(iterator)
                 if isinstance(error, Exception) and not isinstance(error, WorkerError):  # who is stuck: not waited for
                     _dismiss(iterator)
                 raise

@@ -30,6 +30,12 @@ def test_a_second_run_into_a_store_is_not_mixed_with_the_first(tmp_path: Path, l
     assert sight.losses == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
+def test_parts_of_the_first_two_batches_in_turns_are_no_beginning() -> None:
+    beginnings = Beginnings()
+    assert beginnings.see(np.array([0, 1, 0, 1, 2])) is None
+    assert beginnings.falls == []
+
+
 def test_batches_that_come_late_are_no_beginning() -> None:
     beginnings = Beginnings()
     assert beginnings.see(np.array([100, 100, 102, 101, 103])) is None

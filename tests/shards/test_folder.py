@@ -51,7 +51,10 @@ def test_links_are_followed_but_not_for_ever(tmp_path: Path) -> None:
     (one / "gone").symlink_to("nowhere")
     (one / "again").symlink_to(one)
     (other / "back").symlink_to(one)
+    write(one / "v1" / "c.parquet", "once")
+    (one / "latest").symlink_to("v1")
     expected = {"a.parquet": ["first"], "file.parquet": ["linked"], "other/b.parquet": ["linked"]}
+    expected["v1/c.parquet"] = ["once"]
     assert texts(one) == expected
 
 

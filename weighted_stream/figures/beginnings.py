@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 class Beginnings:
     """Goes through the steps of losses, in the order in which these were written.
 
-    A run begins where a step is smaller than one before it, and not above the first of its run: parts of batches may
-    come later than the batch after them, but a run that knows nothing of another counts from the start again.
+    A run begins where a step is smaller by two or more than one before it, and not above the first of its run: parts of
+    a batch may come later than the batch after it, but a run that knows nothing of another counts from the start again.
 
     Attributes:
         first, highest: steps of the latest run; -1 if nothing came.
@@ -37,7 +37,7 @@ class Beginnings:
         for place, step in zip(changes.tolist(), steps[changes].tolist(), strict=True):
             if self.first < 0:
                 self.first = self.highest = step
-            elif step <= self.first and step < self.highest:
+            elif step <= self.first and self.highest > step + 1:
                 self.falls.append((self.highest, step))
                 self.first = self.highest = step
                 begin = place

@@ -58,7 +58,8 @@ class ScoringJob:
                 as shards.
         """
         if self.out is not None:
-            _refuse_among_shards(self.out, opened)
+            if not os.path.isfile(self.shards):  # beside a file, nothing else is read
+                _refuse_among_shards(self.out, opened)
             return self.out
         if opened.root is None:
             raise ScoringError(

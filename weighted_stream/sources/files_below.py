@@ -10,24 +10,27 @@ from pathlib import Path
 def files_below(folder: Path) -> list[Path]:
     """The files below a directory at any depth, relative to it, in the order of their names.
 
-    Links are followed, but not into a directory that the way there comes through. Names that begin with ``_`` or ``.``,
-    and directories that cannot be read, are skipped.
+    Links to directories are followed, if they lead to what is not below it already. Names that begin with ``_`` or
+    ``.``, and directories that cannot be read, are skipped.
     """
     found: list[Path] = []
-    left: list[tuple[Path, frozenset[tuple[int, int]]]] = [(Path(), frozenset())]
-    while left:
-        at, above = left.pop()
+    seen: set[tuple[int, int]] = set()
+    real: list[Path] = [Path()]
+    linked: list[Path] = []
+    while real or linked:
+        at = real.pop() if real else linked.pop(0)
         with suppress(OSError):
             about = (folder / at).stat()
             here = (about.st_dev, about.st_ino)
-            if here in above:
+            if here in seen:
                 continue
+            seen.add(here)
             with os.scandir(folder / at) as entries:
-                visible = [entry for entry in entries if entry.name[0] not in "._"]
+                visible = sorted((entry for entry in entries if entry.name[0] not in "._"), key=lambda one: one.name)
             for entry in visible:
                 with suppress(OSError):  # a link that leads to itself
                     if entry.is_dir():
-                        left.append((at / entry.name, above | {here}))
+                        (linked if entry.is_symlink() else real).append(at / entry.name)
                     elif entry.is_file():
                         found.append(at / entry.name)
     return sorted(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -65,10 +66,18 @@ class LightningWeights(Callback):  # type: ignore[misc, unused-ignore]
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Without a length, Lightning reads a batch ahead to know which is the last; it is not trained on yet."""
-        self.stream._live().reads_ahead = stage == "fit"
+        if stage == "fit":
+            limited = isinstance(trainer.limit_train_batches, int)  # a number of batches, not a share: it is a length
+            by_itself = "dataloader_iter" in signature(pl_module.training_step).parameters
+            self.stream._live().reads_ahead = not limited and not by_itself
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Whoever reads the stream now does not."""
+        if stage == "fit":
+            self.stream._live().reads_ahead = False
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """The same; Lightning tears nothing down then."""
         self.stream._live().reads_ahead = False
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
