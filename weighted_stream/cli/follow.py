@@ -42,7 +42,6 @@ def follow(followed: Followed, title: str, every: float, *, as_json: bool = Fals
     Returns:
         The exit status, 0.
     """
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # an ASCII terminal shows ? for bars
     live = sys.stdout.isatty() and not as_json
     sight: Sight | None = None
     try:
