@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import random
 
 import pytest
 import torch
@@ -34,6 +35,38 @@ def test_wrong_labels_come_to_weigh_less(adam: bool) -> None:
     assert right > 1.2
     assert run.strategy.updates_made == 150
     assert run.wrong[0] == pytest.approx(1, abs=0.1)
+
+
+def test_it_learns_after_a_warm_up_from_next_to_nothing() -> None:
+    """The decay of psi stands beside the gradient at the rate there is: next to nothing of it for the first steps."""
+
+    def warmed(model: nn.Module, optimizer: torch.optim.Optimizer) -> MetaWeightNet:
+        optimizer.param_groups[0]["lr"] = 1e-8
+        return make(model, optimizer)
+
+    def grow(run) -> None:
+        run.optimizer.param_groups[0]["lr"] = 0.1 * min(1, len(run.weights) / 20) ** 6
+
+    wrong, right = train(warmed, DATA, steps=170, adam=False, on_step=grow).late()
+    assert wrong < 0.5
+    assert right > 1.2
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-8, 1e-2])
+@pytest.mark.parametrize("decay", [0.0, 1e-2])
+def test_the_decay_is_the_same_at_every_rate(rate: float, decay: float) -> None:
+    """Psi's Adam gets the gradient of the loss after the step, eta in it, and beside it the decay."""
+    model = classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    strategy = make(model, optimizer, weight_decay=decay)
+    psi = {name: values.detach().clone() for name, values in strategy._psi.items()}
+    (x, y), weight = next(iter(WeightedStream(DATA.dataset, strategy).loader(batch_size=BATCH)))
+    (per_sample_cross_entropy(model(x), y) * weight).mean().backward()
+    grown = {
+        name: (strategy._adam.state[values]["exp_avg"] / 0.1 - decay * psi[name]).abs().max().item()
+        for name, values in strategy._psi.items()
+    }
+    assert max(grown.values()) == pytest.approx(0, abs=1e-7) if decay and rate < 1e-6 else max(grown.values()) > 1e-6
 
 
 def test_the_network_is_the_published_one() -> None:
@@ -82,8 +115,11 @@ def test_updates_now_and_then() -> None:
     assert counts == [1, 1, 1, 2, 2, 2, 3, 3]
 
 
-def test_it_goes_on_from_a_state() -> None:
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_it_goes_on_from_a_state(shuffled: bool) -> None:
     weights = []
+    rows = [(x, y) for xs, ys in DATA.target for x, y in zip(xs, ys, strict=True)]
+    target = DataLoader(rows, batch_size=8, shuffle=True) if shuffled else DATA.target
 
     def steps(strategy, model, optimizer, start: int, stop: int) -> None:
         for (x, y), weight in itertools.islice(
@@ -98,11 +134,12 @@ def test_it_goes_on_from_a_state() -> None:
     def fresh():
         model = classifier()
         optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-        return make(model, optimizer, lr=0.01, every=2), model, optimizer
+        return MetaWeightNet(model, target, optimizer, lr=0.01, every=2), model, optimizer
 
     first, second = fresh(), fresh()
     steps(*first, 0, 5)
     state = copy.deepcopy([part.state_dict() for part in first])
+    torch.rand(3), random.random()  # whatever else draws
     steps(*first, 5, 10)
     for part, saved in zip(second, state, strict=True):
         part.load_state_dict(saved)

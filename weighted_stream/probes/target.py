@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from weighted_stream.errors import StrategyError
 from weighted_stream.probes.hidden_states import HiddenStateProbe
 from weighted_stream.probes.running import Forward, aside, on_device, run
+
+SEED = 0
 
 
 def target_batches(target: Any) -> Iterable[Any]:
@@ -38,6 +42,8 @@ def target_batches(target: Any) -> Iterable[Any]:
 class KeptTarget:
     """The batches of a target, read once, when first needed, and kept in memory.
 
+    They are read under a fixed seed: a loader that shuffles gives whoever goes on from a state the same order.
+
     Args:
         target: batches as the model takes them, or a `KeptTarget`, whose batches are shared.
         model: whose random states reading leaves alone.
@@ -62,6 +68,9 @@ class KeptTarget:
             return self._target.batches
         if self._kept is None:
             with aside(self._model):  # a loader draws random numbers
+                torch.default_generator.manual_seed(SEED)
+                random.seed(SEED)
+                np.random.seed(SEED)
                 self._kept = list(self._target)
             target_batches(self._kept)
         return self._kept

@@ -65,8 +65,8 @@ class DataWeightingModel(MetaLearned):
     Args:
         model: the model in training, bare or inside `torch.compile` or DistributedDataParallel; to learn, its
             parameters in float32 (autocast is fine).
-        target: what the model should become good at: an iterable of batches as ``loss_fn`` takes them; read once and
-            kept. Each update takes the next batch; the first samples are the anchors.
+        target: what the model should become good at: an iterable of batches as ``loss_fn`` takes them; read once,
+            under a fixed seed, and kept. Each update takes the next batch; the first samples are the anchors.
         optimizer: of the model, `torch.optim.SGD`, Adam or AdamW: how far a step goes, P included.
         eta: the learning rate of the look-ahead, if not the optimizer's present one.
         loss_fn: ``loss_fn(model, batch)`` gives one loss per sample, (B,); it gets the bare model, and computes without

@@ -66,7 +66,9 @@ class MetaLearned(Strategy):
     def __init__(self, network: nn.Module, ahead: LookAhead | None, lr: float, weight_decay: float = 0.0) -> None:
         self._network, self._ahead = network, ahead
         self._psi = dict(network.named_parameters())
-        self._adam = torch.optim.Adam(self._psi.values(), lr=lr, eps=SMALLEST, foreach=False, fused=False)
+        self._adam = torch.optim.Adam(
+            self._psi.values(), lr=lr, weight_decay=weight_decay, eps=SMALLEST, foreach=False, fused=False
+        )
         self._decay = weight_decay
         self._batches = self._updates = self._not_finite = 0
         self.keeps_samples = ahead is not None
@@ -139,10 +141,10 @@ class MetaLearned(Strategy):
             loss = outer_loss(weights, helps)
             gradients = torch.autograd.grad(loss, list(self._psi.values()))
         average(self._ahead.group, gradients)
+        # Adam sees the scale of a gradient only beside a decay: then it must be that of the loss after the step.
+        scale = effect.rate if self._decay else 1.0
         for parameter, gradient in zip(self._psi.values(), gradients, strict=True):
-            parameter.grad = gradient
-        # Beside a gradient that is divided by eta.
-        self._adam.param_groups[0]["weight_decay"] = self._decay / effect.rate if effect.rate > 0 else 0.0
+            parameter.grad = gradient * scale
         self._adam.step()
         self._adam.zero_grad()
         self._updates += 1

@@ -64,7 +64,7 @@ class MetaWeightNet(MetaLearned):
         model: the model in training, bare or inside `torch.compile` or DistributedDataParallel, its parameters in
             float32 (autocast is fine).
         target: clean data like that the model should become good at: an iterable of batches as ``loss_fn`` takes them;
-            read once and kept. Each update takes the next batch.
+            read once, under a fixed seed, and kept. Each update takes the next batch.
         optimizer: of the model, `torch.optim.SGD`, Adam or AdamW: how far a step goes.
         eta: the learning rate of the look-ahead, if not the optimizer's present one.
         loss_fn: ``loss_fn(model, batch)`` gives one loss per sample, (B,); it gets the bare model. None:
