@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from weighted_stream.batch import Batch
 from weighted_stream.chooser import Chooser, in_proportion
 from weighted_stream.collate import ids_of
+from weighted_stream.drawn import Drawn
 from weighted_stream.errors import StrategyError
 from weighted_stream.feedback import Feedback
 from weighted_stream.handed_over import HandedOver, shallow
@@ -205,4 +206,5 @@ class WeightedLoader:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if name == "batch_size" and self._draws is not None:
             return self._draws.size
-        return self._batching[name] if name in self._batching else getattr(self._loader, name)
+        value = self._batching[name] if name in self._batching else getattr(self._loader, name)
+        return value.bare() if isinstance(value, Drawn) else value

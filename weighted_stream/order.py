@@ -40,6 +40,10 @@ class Order:
             generator.manual_seed(seed)
         return seed if self._drawn else None
 
+    def apart(self, epoch: int) -> torch.Generator:
+        """For the seeds of workers, where no other generator may be asked: torch asks once for those that it keeps."""
+        return torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
+
     def random_state(self) -> list[Tensor]:
         """The states of the user's generators: with them, an epoch that begins is the same once more."""
         return [generator.get_state() for generator in self._theirs]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from weighted_stream.drawn import Drawn
 from weighted_stream.errors import StateError
 from weighted_stream.sources.sharding import replica
 from weighted_stream.state import check_keys
@@ -28,6 +29,7 @@ class Layout:
         shuffle: whether the loader shuffles, from ``seed``.
         seed: see `WeightedStream.loader`; 0 if it does not shuffle.
         rank, ranks: which of how many processes this is.
+        in_order: whether workers' batches are handed over as they were drawn.
     """
 
     loader: str
@@ -38,6 +40,7 @@ class Layout:
     seed: int
     rank: int
     ranks: int
+    in_order: bool
 
     def differs(self, other: Layout) -> list[str]:
         """The names of what is different."""
@@ -60,10 +63,13 @@ class Position:
         drawn: how many samples the loader took from sampler or dataset, give or take the last batch of an epoch.
         samples: how many it handed over: less, if its collate function leaves some out.
         batches: how many batches that was, since ``filtered``.
-        digest: CRC-32 of the ids in these batches: whether the same come again.
+        digest: CRC-32 of the ids in these batches, or with ``sampler`` of the keys drawn for them: the same again?
         filtered: None; or the step at which an epoch went on in another order: everything weighed before it in this
             epoch is left out, and ``batches`` are counted from there.
         over: whether the epoch has ended.
+        kept_workers: whether the workers were there before it began: then no seed was drawn for them.
+        sampler: remembers what it draws; None: all that is drawn is handed over, with ids that tell what it was. Not
+            part of the state.
     """
 
     epoch: int
@@ -76,13 +82,19 @@ class Position:
     digest: int = 0
     filtered: int | None = None
     over: bool = False
+    kept_workers: bool = False
+    sampler: Drawn | None = field(default=None, repr=False, compare=False)
 
     def add(self, ids: NDArray[np.int64]) -> None:
         """A batch of these samples was handed over: runs for every batch."""
-        self.digest = digest_of(ids, self.digest)
         self.batches += 1
         self.samples += len(ids)
-        self.drawn += self.layout.batch_size or len(ids)
+        if self.sampler is None:
+            self.digest = digest_of(ids, self.digest)
+            self.drawn += self.layout.batch_size or len(ids)
+        else:
+            drawn, self.digest = self.sampler.hand_over(self.digest)
+            self.drawn += drawn
 
     def filter(self, step: int) -> None:
         """From this step on, the epoch goes on in another order."""
@@ -96,7 +108,10 @@ class Position:
         """
         if not self.batches and self.filtered is None and not self.over and not any(place[2] for place in places):
             return None
-        own = {**vars(self), "layout": asdict(self.layout), "random": list(self.random)}
+        own = {name: getattr(self, name) for name in _SAVED} | {
+            "layout": asdict(self.layout),
+            "random": list(self.random),
+        }
         return {**own, "places": [list(place) for place in places]}
 
     @classmethod
@@ -109,7 +124,7 @@ class Position:
         Raises:
             StateError: for a state that is none.
         """
-        check_keys("a position", state, [*cls.__dataclass_fields__, "places"])
+        check_keys("a position", state, [*_SAVED, "places"])
         check_keys("a loader's layout", state["layout"], Layout.__dataclass_fields__)
         state, places = dict(state), state["places"]
         del state["places"]
@@ -122,19 +137,24 @@ class Position:
         return position
 
 
+_SAVED = tuple(name for name in Position.__dataclass_fields__ if name != "sampler")
+
+
 def layout_of(kind: type, arguments: Mapping[str, Any], shuffle: bool, seed: int) -> Layout:
     """The layout of a loader of these arguments in this process."""
     whole = arguments.get("batch_sampler") is None
     rank, ranks = replica()
+    workers = int(arguments.get("num_workers") or 0)
     return Layout(
         kind.__name__,
         arguments.get("batch_size", 1) if whole else None,
         bool(arguments.get("drop_last")),
-        int(arguments.get("num_workers") or 0),
+        workers,
         shuffle,
         seed if shuffle else 0,
         rank,
         ranks,
+        not workers or bool(arguments.get("in_order", True)),
     )
 
 
@@ -160,10 +180,10 @@ def drawn_differently(position: Position) -> StateError:
 
 
 def ids_unknown() -> StateError:
-    """The error for other ranks, and samples whose ids only they themselves tell."""
+    """The error for an epoch in another order, and samples whose ids only they themselves tell."""
     return StateError(
-        "Another number of ranks cannot finish this epoch: who a sample is shows only when it is read.",
-        found="an id_fn around a dataset that is read by index",
-        expected="ids by index, or as many ranks as there were when the state was taken",
+        "This epoch cannot be finished in another order: who a sample is shows only when it is read.",
+        found="an id_fn around a dataset that is read by index, and another number of ranks, or in_order=False",
+        expected="ids by index; or as many ranks as there were when the state was taken, and in_order=True there",
         do="begin the next epoch: stream.set_epoch(...), or go on with the same number of ranks",
     )

@@ -6,26 +6,29 @@ import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from weighted_stream.collate import ids_of
+from weighted_stream.drawn import Drawn, digest_of_keys
 from weighted_stream.order import Order
 from weighted_stream.position import Layout, Position, digest_of, drawn_differently, ids_unknown, refuse_other_order
 from weighted_stream.rebuild import rebuild
 from weighted_stream.rest import Chunks, First, Rest, Undelivered, Undrawn, draws_again, up_to, weighed
+from weighted_stream.sampling import Sampling
 from weighted_stream.sources.base import Recurs, Source
 from weighted_stream.sources.webdataset_epochs import repeats, samples_of_epoch, sizes_known
 from weighted_stream.sources.whole import ended_early, lacking
 from weighted_stream.watching import Watch
 
 RANKS = ("rank", "ranks")
-MAY_CHANGE = ("batch_size", "drop_last", "workers", *RANKS)
+MAY_CHANGE = ("batch_size", "drop_last", "workers", "in_order", *RANKS)
 """What a loader may do differently from the one whose epoch it finishes."""
 
 UNWEIGHED = "What was weighed is left out of the rest of the epoch, which is in an order of its own."
@@ -71,15 +74,29 @@ class Reading:
         self._order, self._layout, self._around = order, layout, around
         self._counts, self._reorders = counts, reorders
         arguments = dict(arguments)
+        rows: Any = source.dataset
+        self._sampling = None if source.iterable else Sampling(arguments, rows)
+        self._sampler: Drawn | None = None
+        if self._sampling is not None and self._sampling.given and (reorders or rows.ids_drawn([]) is None):
+            arguments[self._sampling.name] = self._sampler = self._sampling.remembered(self._sampling.sampler)
         dataset, self.batching = self._batches(arguments)
         self.loader = self._build(dataset, arguments)
-        self._recurs = self._recurrence()
+        self._keeps_workers = bool(arguments.get("persistent_workers")) and not source.iterable
+        self._elsewhere = False
+        """Whether workers that are kept would be there, had the epochs before not been in another process."""
 
     def begin(self, epoch: int, step: int, random: Sequence[Tensor] = ()) -> tuple[int | None, Position, Iterable[Any]]:
         """The epoch's order seed, its position, and its batches; ``random`` as the epoch before left it."""
         order_seed = self._order.begin(epoch)
         self._order.set_own_state(random)
-        position = Position(epoch, self._layout, step, self._order.random_state())
+        here = getattr(self.loader, "_iterator", None) is not None
+        self._elsewhere = self._elsewhere or bool(random)
+        kept = self._keeps_workers and (here or self._elsewhere)
+        if kept and not here:
+            self.loader.generator = self._order.apart(epoch)
+        position = Position(
+            epoch, self._layout, step, self._order.random_state(), kept_workers=kept, sampler=self._sampler
+        )
         return order_seed, position, self._watch.over(self.loader)
 
     def resume(self, position: Position, step: int, store: Chunks) -> tuple[int | None, Iterable[Any]]:
@@ -97,14 +114,15 @@ class Reading:
         if not set(changed) <= set(MAY_CHANGE):
             raise refuse_other_order(self._layout, position.layout, changed)
         elsewhere = not set(changed).isdisjoint(RANKS)
+        mixed = not position.layout.in_order and not self._source.iterable
         # What came again since then is no longer known to have been weighed before.
         anew = position.filtered is not None and self._recurs == "again"
-        if (changed and (self._source.iterable or elsewhere)) or anew:
+        if (changed and (self._source.iterable or elsewhere)) or anew or mixed:
             position.filter(step)
             if self._recurs in LEFT:
                 text = f"Epoch {position.epoch} goes on in another order than it began in. {LEFT[self._recurs]}"
                 warnings.warn(text, RuntimeWarning, stacklevel=4)
-        position.layout = self._layout
+        position.layout, self._elsewhere = self._layout, True
         order_seed = self._order.begin(position.epoch)
         with trainers_random_state():
             self._order.set_random_state(position.random)
@@ -143,17 +161,34 @@ class Reading:
 
     def _drawn_rest(self, position: Position) -> Iterator[Any]:
         """The batches that are left of what a sampler draws."""
-        dataset: Any = self._source.dataset
-        arguments = {**self._arguments, "persistent_workers": False}
-        name = "sampler" if arguments.get("batch_sampler") is None else "batch_sampler"
-        rest = Rest(arguments.get(name) or SequentialSampler(dataset), position.drawn)
-        items = self._watch.over(iter(self._build(dataset, {**arguments, name: rest})))
+        assert self._sampling is not None
+        arguments, sampling = self._arguments_of_rest(position), self._sampling
+        arguments[sampling.name] = rest = Rest(sampling.sampler, position.drawn, sampling.indices_in)
+        if self._sampler is not None:
+            arguments[sampling.name] = position.sampler = sampling.remembered(rest)
+        items = self._watch.over(iter(self._build(self._source.dataset, arguments)))
         rest.begin()
-        complete = position.samples == position.drawn == len(rest.skipped)
-        ids = dataset.ids_drawn(rest.skipped) if complete else None
-        if ids is not None and digest_of(ids) != position.digest and not self._reorders:
+        if not self._drew(position, rest.skipped):
             raise drawn_differently(position)
         return items
+
+    def _drew(self, position: Position, indices: list[Any]) -> bool:
+        """Whether these are what was drawn for the batches that were handed over, as far as can be told."""
+        if position.sampler is not None:
+            return digest_of_keys(indices) == position.digest
+        if self._reorders:
+            return True
+        dataset: Any = self._source.dataset
+        ids = dataset.ids_drawn(indices)
+        if ids is None or len(ids) > position.samples:  # of its last batch, it may have drawn less than is skipped
+            return True
+        return len(ids) == position.samples and digest_of(ids) == position.digest
+
+    def _arguments_of_rest(self, position: Position) -> dict[str, Any]:
+        arguments = {**self._arguments, "persistent_workers": False}
+        if position.kept_workers:
+            arguments["generator"] = self._order.apart(position.epoch)
+        return arguments
 
     def _undrawn(self, position: Position, step: int, store: Chunks) -> Iterator[Any]:
         """The batches of what a sampler draws and was not delivered, by any rank.
@@ -161,17 +196,17 @@ class Reading:
         If it may draw samples more than once, they are as many as this rank had left.
         """
         dataset: Any = self._source.dataset
-        arguments = {**self._arguments, "persistent_workers": False}
-        name = "sampler" if arguments.get("batch_sampler") is None else "batch_sampler"
-        sampler = arguments.get(name) or SequentialSampler(dataset)
+        assert self._sampling is not None
+        arguments, sampling = self._arguments_of_rest(position), self._sampling
         rest: Sampler[Any]
         if self._recurs == "drawn":
-            rest = Rest(sampler, position.drawn)
+            rest = Rest(sampling.sampler, position.drawn, sampling.indices_in)
         elif dataset.ids_drawn([]) is None:
             raise ids_unknown()
         else:
-            rest = Undrawn(sampler, weighed(store, position.first_step, step), dataset.ids_drawn)
-        return self._watch.over(iter(self._build(dataset, {**arguments, name: rest})))
+            out, once = weighed(store, position.first_step, step), self._recurs == "again"
+            rest = Undrawn(sampling.sampler, out, dataset.ids_drawn, sampling.indices_in, once)
+        return self._watch.over(iter(self._build(dataset, {**arguments, sampling.name: rest})))
 
     def _iterable_rest(self, position: Position, step: int, store: Chunks) -> Iterator[Any]:
         """The batches left of a dataset that is read in order: what was handed over is read again, and dropped.
@@ -238,10 +273,11 @@ class Reading:
             )
         return Undelivered(self._source.dataset, delivered, once=self._recurs != "never")
 
-    def _recurrence(self) -> Recurs | None:
-        if not self._source.iterable:
-            sampler = self._arguments.get("batch_sampler") or self._arguments.get("sampler")
-            return "drawn" if draws_again(sampler) else None
+    @cached_property
+    def _recurs(self) -> Recurs | None:
+        if self._sampling is not None:
+            dataset: Any = self._source.dataset
+            return "drawn" if draws_again(self._sampling.sampler) else "again" if dataset.repeats() else None
         found = self._source.recurs()
         return "again" if found != "drawn" and repeats(self.loader) else found
 

@@ -9,9 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import IterableDataset, RandomSampler, Sampler
 
 from weighted_stream.collate import ids_of
+from weighted_stream.drawn import IndicesIn, of_a_sample
 from weighted_stream.selection import cut
 from weighted_stream.signals import Records
 from weighted_stream.sources.wrapping import Forwarding
@@ -21,19 +23,21 @@ class Rest(Sampler[Any]):
     """A sampler (or batch sampler) without the first samples that it draws, whose drawing can be begun beforehand.
 
     Args:
-        sampler: draws indices, or lists of them.
+        sampler: draws samples or batches.
         skip: how many samples to leave out.
+        indices_in: what is in an item.
 
     Attributes:
         skipped: the indices left out, once begun.
 
     Example:
-        >>> list(Rest([4, 2, 7, 1], 3)), list(Rest([[4, 2], [7, 1]], 3))
+        >>> from weighted_stream.drawn import of_a_batch
+        >>> list(Rest([4, 2, 7, 1], 3)), list(Rest([[4, 2], [7, 1]], 3, of_a_batch))
         ([1], [[1]])
     """
 
-    def __init__(self, sampler: Any, skip: int) -> None:
-        self._sampler, self._skip = sampler, skip
+    def __init__(self, sampler: Any, skip: int, indices_in: IndicesIn = of_a_sample) -> None:
+        self._sampler, self._skip, self._indices_in = sampler, skip, indices_in
         self._items: Iterator[Any] | None = None
         self.skipped: list[Any] = []
 
@@ -47,13 +51,15 @@ class Rest(Sampler[Any]):
             drawn = next(items, None)
             if drawn is None:
                 return
-            if not isinstance(drawn, (list, tuple)):
+            indices = self._indices_in(drawn)
+            if indices is None:
                 self.skipped.append(drawn)
                 continue
             room = self._skip - len(self.skipped)
-            self.skipped += drawn[:room]
-            if len(drawn) > room:
-                self._items = chain([drawn[room:]], items)
+            self.skipped += indices[:room]
+            if len(indices) > room:
+                left = drawn[room:] if isinstance(drawn, (Tensor, np.ndarray)) else indices[room:]
+                self._items = chain([left], items)
 
     def __iter__(self) -> Iterator[Any]:
         self.begin()  # not before the first item is asked for: a loader draws the seed of its workers first
@@ -128,32 +134,73 @@ class First:
         yield from self._everything
 
 
+class LeftOut:
+    """What is left out of the rest of an epoch.
+
+    Args:
+        ids: (n,) int64, ascending.
+        once: each of them once; otherwise whenever it comes.
+
+    Example:
+        >>> out = LeftOut(np.array([3, 9]), once=True)
+        >>> [out.has(number) for number in (3, 5, 3)]
+        [True, False, False]
+    """
+
+    def __init__(self, ids: NDArray[np.int64], once: bool) -> None:
+        self._ids, self._once = ids, once
+        self._due = np.ones(len(ids), bool)
+
+    def has(self, number: int) -> bool:
+        """Whether this sample is left out now."""
+        place = int(np.searchsorted(self._ids, number))
+        if place == len(self._ids) or self._ids[place] != number or not self._due[place]:
+            return False
+        self._due[place] = not self._once
+        return True
+
+
 class Undrawn(Sampler[Any]):
     """A sampler (or batch sampler) without the samples that were delivered before, wherever it draws them.
 
     Args:
-        sampler: draws indices, or lists of them.
+        sampler: draws samples or batches.
         delivered: (n,) int64, ascending: their ids.
         ids_drawn: the ids of a list of indices.
+        indices_in: what is in an item.
+        once: leave each of them out once; otherwise whenever it is drawn.
 
     Example:
-        >>> list(Undrawn([[4, 2], [7, 1]], np.array([2, 7]), np.asarray))
+        >>> from weighted_stream.drawn import of_a_batch
+        >>> list(Undrawn([[4, 2], [7, 1]], np.array([2, 7]), np.asarray, of_a_batch))
         [[4], [1]]
+        >>> list(Undrawn([4, 2, 4], np.array([4]), np.asarray, once=True))
+        [2, 4]
     """
 
     def __init__(
-        self, sampler: Any, delivered: NDArray[np.int64], ids_drawn: Callable[[list[Any]], NDArray[np.int64]]
+        self,
+        sampler: Any,
+        delivered: NDArray[np.int64],
+        ids_drawn: Callable[[list[Any]], NDArray[np.int64]],
+        indices_in: IndicesIn = of_a_sample,
+        once: bool = False,
     ) -> None:
         self._sampler, self._delivered, self._ids_drawn = sampler, delivered, ids_drawn
+        self._indices_in, self._once = indices_in, once
 
     def __iter__(self) -> Iterator[Any]:
+        out = LeftOut(self._delivered, self._once)
         for drawn in self._sampler:
-            one = not isinstance(drawn, (list, tuple))
-            indices = [drawn] if one else list(drawn)
-            known = np.isin(self._ids_drawn(indices), self._delivered).tolist()
-            left = [index for index, out in zip(indices, known, strict=True) if not out]
+            indices = self._indices_in(drawn)
+            if indices is None:
+                if not out.has(int(self._ids_drawn([drawn])[0])):
+                    yield drawn
+                continue
+            ids = self._ids_drawn(indices).tolist()
+            left = [index for index, number in zip(indices, ids, strict=True) if not out.has(number)]
             if left:
-                yield left[0] if one else left
+                yield left
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -210,24 +257,17 @@ class Undelivered(Forwarding, IterableDataset[tuple[Any, Any]]):
         self._wrapped, self._delivered, self._once = data, delivered, once
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        due = np.ones(len(self._delivered), bool)
+        out = LeftOut(self._delivered, self._once)
         for ids, sample in self._wrapped:
             if isinstance(ids, int):
-                if not self._leaves_out(ids, due):
+                if not out.has(ids):
                     yield ids, sample
                 continue
-            places = np.flatnonzero(~np.array([self._leaves_out(number, due) for number in ids], bool))
+            places = np.flatnonzero(~np.array([out.has(number) for number in ids], bool))
             if len(places) == len(ids):
                 yield ids, sample
             elif len(places):
                 yield [ids[place] for place in places], cut(sample, places, len(ids))
-
-    def _leaves_out(self, number: int, due: NDArray[np.bool_]) -> bool:
-        place = int(np.searchsorted(self._delivered, number))
-        if place == len(self._delivered) or self._delivered[place] != number or not due[place]:
-            return False
-        due[place] = not self._once
-        return True
 
 
 class Chunks(Protocol):

@@ -88,6 +88,7 @@ _LAYOUT = {
     "seed": _count,
     "rank": _count,
     "ranks": _count,
+    "in_order": _flag,
 }
 _POSITION = {
     "epoch": _count,
@@ -100,6 +101,7 @@ _POSITION = {
     "digest": _count,
     "filtered": _or_none(_count),
     "over": _flag,
+    "kept_workers": _flag,
     "places": _list_of(_list_of(_place)),
 }
 _STREAM = {

@@ -64,13 +64,13 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
     def __getitem__(self, index: Any) -> tuple[Any, Any]:
         """``(id, sample)``; for several indices ``([id, ...], what the dataset returns for them)``."""
         sample = self._wrapped[index]
-        several = self._several(index)
+        several = self.several(index)
         if several is not None:
             return self._ids(several, sample), sample
         (number,) = self._ids([index], [sample])
         return int(number), sample
 
-    def _several(self, index: Any) -> list[Any] | None:
+    def several(self, index: Any) -> list[Any] | None:
         """The indices in a list, slice, range, array or tensor; None if it is one index."""
         if isinstance(index, slice):
             index = range(len(self))[index]
@@ -81,6 +81,8 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
     def __getitems__(self, indices: list[Any]) -> tuple[Rows | list[int], list[Any]]:
         """``(ids, [sample, ...])``, by the dataset's own ``__getitems__`` if it has one; ids an array or a list."""
         data = self._wrapped
+        if type(indices) is not list and not hasattr(indices, "__len__"):
+            indices = list(indices)  # torch goes through an iterator once
         if not hasattr(type(data), "__getitems__"):
             samples = [data[i] for i in indices]
             return self._ids(indices, samples), samples
@@ -122,6 +124,10 @@ class MapDataset(Forwarding, Dataset[tuple[Any, Any]]):
         if rows.min() < 0:
             check_id(int(rows.min()), "the sampler")
         return rows if self._rows is None else self._rows[rows]
+
+    def repeats(self) -> bool:
+        """Whether several indices are of one row: a `torch.utils.data.Subset` that repeats some."""
+        return self._rows is not None and len(np.unique(self._rows)) < len(self._rows)
 
     def ids_drawn(self, indices: list[Any]) -> Rows | None:
         """The ids of what a sampler drew, (n,) int64; None if they are made of the samples."""
