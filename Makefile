@@ -2,8 +2,7 @@
 #
 #   make demo         set up and train a small model uniformly and with a strategy, from real text
 #   make test         set up and run the tests with all extras (torch 2.7, Composer, MosaicML streaming)
-#                     (PYTEST='-k store' for some of them; JOBS=2 at once takes half the time, but two MosaicML
-#                     datasets that begin at once may want the same name in shared memory)
+#                     (PYTEST='-k store' for some of them; JOBS=1: one at a time)
 #   make test-newest  the same tests with the newest torch and transformers, without the two MosaicML packages
 #   make check        ruff and mypy --strict
 #   make soak         what takes hours: MINUTES=120 of training with restarts and kills, the long proofs (SEED=…)
@@ -23,7 +22,7 @@ DEMO ?=
 MINUTES ?= 120
 SEED ?=
 SOAK ?=
-JOBS ?= 1
+JOBS ?= 2
 PYTEST ?=
 RESULTS ?= runs/bench
 BENCH ?=

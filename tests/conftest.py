@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,17 @@ from hypothesis import settings
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None, derandomize=bool(os.environ.get("CI")), max_examples=60)
 settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True)
+def turns_of_mosaicml(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Datasets that begin at the same moment may want one name in shared memory: one of them fails."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or request.node.get_closest_marker("mosaicml") is None:
+        yield
+        return
+    with open(tmp_path_factory.getbasetemp().parent / "mosaicml.lock", "w") as turn:  # that of all workers
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(autouse=True)

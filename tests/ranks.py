@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from ports import free_port
 
 # Ranks fork from a server that has imported what takes seconds, and begins as empty otherwise as a fresh process.
 multiprocessing.set_forkserver_preload(["torch", "pyarrow.parquet", "weighted_stream", "webdataset", "streaming"])
@@ -54,10 +54,7 @@ def _out_of_reach(store: Any, rank: int, size: int, timeout: Any) -> Any:
 
 def run_ranks_of_environment(rank_work: Callable[..., None], ranks: int, *args: Any) -> None:
     """`rank_work(rank, *args)` in processes as torchrun starts them: a framework joins them by their environment."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_as_torchrun, (rank_work, ranks, port, args), nprocs=ranks)
+    torch.multiprocessing.spawn(_as_torchrun, (rank_work, ranks, free_port(), args), nprocs=ranks)
 
 
 def _as_torchrun(rank: int, rank_work: Callable[..., None], ranks: int, port: int, args: tuple[Any, ...]) -> None:

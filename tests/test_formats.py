@@ -18,6 +18,7 @@ from weighted_stream import LinUpper, ParquetDataset, SourceError, WeightedStrea
 from weighted_stream.strategies.lin_upper import lin_upper
 
 pytestmark = [
+    pytest.mark.mosaicml,
     pytest.mark.filterwarnings("ignore:A weight of .* passes the 2:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
     # webdataset leaves closing its files to the garbage collector

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader
 
 from weighted_stream import LinUpper, ParquetDataset, WeightedStream
 
+pytestmark = pytest.mark.mosaicml
+
 SAMPLES, BATCH = 40, 8
 
 

@@ -30,6 +30,7 @@ from weighted_stream import (
 )
 
 pytestmark = [
+    pytest.mark.mosaicml,
     pytest.mark.filterwarnings("ignore:A weight of .* passes the 2:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
     # webdataset leaves closing its files to the garbage collector

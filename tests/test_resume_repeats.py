@@ -17,6 +17,7 @@ from torch.utils.data import BatchSampler, Dataset, IterableDataset, RandomSampl
 from weighted_stream import Uniform, WeightedStream
 
 pytestmark = [
+    pytest.mark.mosaicml,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
     # webdataset leaves closing its files to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

@@ -22,6 +22,7 @@ from weighted_stream.sources.board import here as listening
 from weighted_stream.worker_deaths import boards
 
 pytestmark = [
+    pytest.mark.mosaicml,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:.*num_workers.*:UserWarning:webdataset"),

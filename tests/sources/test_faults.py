@@ -23,6 +23,7 @@ from weighted_stream.sources.mds_checks import check_shard
 from weighted_stream.sources.webdataset_tars import TarStream, members
 
 pytestmark = [
+    pytest.mark.mosaicml,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
     # webdataset leaves closing its files to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),

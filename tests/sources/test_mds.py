@@ -8,13 +8,13 @@ import os
 import pickle
 import random
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 from shards import read_index, shared_memory_here, streaming_here, write_index, write_mds
 from torch.utils.data import DataLoader
 
@@ -24,6 +24,8 @@ from weighted_stream.sources.mds import MDSSource
 from weighted_stream.sources.mds_reading import row_ids
 
 streaming = pytest.importorskip("streaming")
+
+pytestmark = pytest.mark.mosaicml
 
 ROWS, SIZE = 10, 57
 
@@ -146,9 +148,7 @@ def of_rank(rank: int, port: int, root: Path, results: Any) -> None:
 
 
 def test_ids_are_the_same_on_every_rank(root: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     fork = multiprocessing.get_context("fork")
     results = fork.Queue()
     ranks = [fork.Process(target=of_rank, args=(rank, port, root, results), daemon=True) for rank in range(2)]

@@ -18,6 +18,8 @@ from weighted_stream.sources.mds_safety import leads_elsewhere, refuse_unsafe
 
 streaming = pytest.importorskip("streaming")
 
+pytestmark = pytest.mark.mosaicml
+
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path) -> Iterator[None]:

@@ -7,7 +7,6 @@ import os
 import pickle
 import shutil
 import signal
-import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from part_readers import marker_of, pairs_of, read_elsewhere, read_parts
+from ports import free_port
 from shards import read_index, shared_memory_here, streaming_here, write_mds
 from torch.utils.data import DataLoader
 
@@ -25,7 +25,7 @@ from weighted_stream.sources.mds import MDSSource
 streaming = pytest.importorskip("streaming")
 
 # streaming's, when it decompresses
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+pytestmark = [pytest.mark.mosaicml, pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")]
 
 ROWS, SIZE = 10, 57
 
@@ -313,9 +313,7 @@ def of_rank(rank: int, port: int, root: Path, results: Any) -> None:
 
 
 def test_a_rank_has_what_it_reads(root: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     fork = multiprocessing.get_context("fork")
     results = fork.Queue()
     ranks = [fork.Process(target=of_rank, args=(rank, port, root, results), daemon=True) for rank in range(2)]

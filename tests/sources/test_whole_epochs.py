@@ -25,6 +25,7 @@ from weighted_stream.sources.webdataset_checks import check_tars
 from weighted_stream.sources.whole import ended_early, lacking
 
 pytestmark = [
+    pytest.mark.mosaicml,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
     # webdataset leaves closing its files to the garbage collector

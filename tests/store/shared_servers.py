@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from ports import free_port
 
 from weighted_stream.store.shared_store import SharedStore
 
@@ -122,14 +122,6 @@ class SharedServer:
 
     def __exit__(self, *error: object) -> None:
         self.kill()
-
-
-def free_port() -> int:
-    """One that nobody uses just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def shared(server: SharedServer, path: Path | None = None, **options: Any) -> SharedStore:

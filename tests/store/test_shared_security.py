@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shared_servers import SharedServer, free_port
+from ports import free_port
+from shared_servers import SharedServer
 
 from weighted_stream import StoreError, WeightStore
 from weighted_stream.cli import main

@@ -38,6 +38,7 @@ from weighted_stream import (
 )
 
 pytestmark = [
+    pytest.mark.mosaicml,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
