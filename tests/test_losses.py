@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from weighted_stream import LinUpper, WeightedStream
 from weighted_stream.errors import LossError
 from weighted_stream.losses import chunked_cross_entropy, per_sample_cross_entropy
 
@@ -122,6 +123,31 @@ def test_one_label_per_sample() -> None:
     expected = F.cross_entropy(hidden @ case.weight.T, labels, reduction="none")
     torch.testing.assert_close(per_sample_cross_entropy(hidden @ case.weight.T, labels), expected)
     torch.testing.assert_close(chunked_cross_entropy(hidden, case.weight, labels), expected)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_sample_without_labels_can_be_left_out_of_the_weights(chunked: bool) -> None:
+    torch.manual_seed(0)
+    hidden, output, labels = torch.randn(4, 3, 8, requires_grad=True), torch.randn(5, 8), torch.randint(0, 5, (4, 3))
+    labels[1] = -100
+
+    def losses(rows: list[int], unlabelled: float) -> Tensor:
+        if chunked:
+            return chunked_cross_entropy(hidden[rows], output, labels[rows], unlabelled=unlabelled)
+        return per_sample_cross_entropy(hidden[rows] @ output.T, labels[rows], unlabelled=unlabelled)
+
+    found = losses([0, 1, 2, 3], math.nan)
+    assert found.isnan().tolist() == [False, True, False, False]
+    assert torch.equal(found.nan_to_num(), losses([0, 1, 2, 3], 0.0))
+    ((_, whole),) = WeightedStream(list(range(4)), LinUpper()).loader(batch_size=4)
+    ((_, labelled),) = WeightedStream(list(range(3)), LinUpper()).loader(batch_size=4)
+    weights = whole.resolve(found)
+    assert weights[1] == 0
+    assert torch.equal(weights[[0, 2, 3]], labelled.resolve(losses([0, 2, 3], 0.0)))
+    (found * whole).mean().backward()
+    assert hidden.grad is not None
+    assert hidden.grad.isfinite().all()
+    assert not hidden.grad[1].any()
 
 
 def test_mean_over_labelled_tokens_of_one_sample() -> None:

@@ -376,6 +376,51 @@ def test_weights_that_never_vary_are_reported() -> None:
     train(WeightedStream(list(range(4)), Uniform()))  # warnings are errors: silent
 
 
+class Nothing(Strategy):
+    """Weights of 0; the store has its own, or none."""
+
+    def __init__(self, remembers: bool) -> None:
+        self.remembers = remembers
+
+    def weights(self, signals: Signals) -> torch.Tensor:
+        return torch.zeros(len(signals))
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_weights_that_are_all_0_are_reported(remembers: bool) -> None:
+    with pytest.warns(RuntimeWarning, match="have all been 0 in 200 batches: nothing is trained"):
+        train(WeightedStream(list(range(4)), Nothing(remembers)))
+
+
+def test_weights_that_nobody_uses_are_reported_once() -> None:
+    stream = WeightedStream(list(range(8)), LinUpper())
+    loader = stream.loader(batch_size=4)
+    list(loader)  # they may be used later: silent
+    with pytest.warns(RuntimeWarning, match="No weight of epoch 0 was used: LinUpper"):
+        list(loader)
+    list(loader)  # warnings are errors: silent
+    stream = WeightedStream([{"x": 1}] * 8, LinUpper(), as_dict=True)
+    list(stream.loader(batch_size=4))
+    with pytest.warns(RuntimeWarning, match="No weight of epoch 0 was used"):
+        stream.close()
+
+
+def test_weights_that_somebody_uses() -> None:
+    stream = WeightedStream(list(range(8)), LinUpper())
+    loader = stream.loader(batch_size=4)
+    for _, weight in loader:
+        torch.rand(4) * weight
+        break
+    for _, weight in list(loader):
+        torch.rand(4) * weight
+    for batch, weight in loader:
+        if batch[0] == 0:
+            weight.resolve(torch.rand(4))
+    stream.close()  # warnings are errors: silent
+    with WeightedStream(list(range(8)), Uniform()) as uniform:
+        list(uniform.loader(batch_size=4))
+
+
 def train(stream: WeightedStream) -> None:
     for _ in range(201):
         for _, weight in stream.loader(batch_size=4):

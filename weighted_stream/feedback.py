@@ -50,6 +50,7 @@ class Feedback:
 
     Attributes:
         reads_ahead: whether the trainer takes a batch of a loader without a length while it trains on the one before.
+        used: whether anybody has asked for a weight since the epoch began.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Feedback:
         self._written: Written | None = store
         self.ahead = ahead
         self.reads_ahead = False
+        self.used = False
         self.onlookers: list[Onlooker] = []
         self.token = uuid.uuid4().hex
         self.step = 0
@@ -86,6 +88,7 @@ class Feedback:
         check_losses(losses, len(mine))
         if ids is not None:
             check_ids(ids, mine)
+        self.used = True
         with self._threads:
             if self._latest is not None:
                 batch, positions = self._latest.recognise(losses, batch, positions, mine)
@@ -99,6 +102,7 @@ class Feedback:
     def tensor(self, batch: Batch, positions: Positions) -> Tensor:
         """Weights as last resolved, or from the store alone; see `Weight.tensor`."""
         self._enter()
+        self.used = True
         with self._threads:
             self._catch_up()
             kept = batch.kept(positions)
@@ -121,6 +125,17 @@ class Feedback:
 
     def end_epoch(self) -> None:
         """It has come to its end."""
+
+    def warn_of_no_use(self, epoch: int) -> None:
+        """An epoch was handed over, and nobody asked for a weight: say it once."""
+        if self.used or self.strategy.constant:
+            return
+        self._warn(
+            "unused",
+            f"No weight of epoch {epoch} was used: {type(self.strategy).__name__} has weighed nothing, and learned "
+            "nothing. Multiply the losses, loss = (losses * weight).mean(), or weight.resolve(losses); to read without "
+            "training, use a DataLoader of the dataset itself, or Uniform().",
+        )
 
     def settle(self) -> None:
         """See to it that all feedback so far is remembered, and learned from."""
@@ -307,18 +322,30 @@ class Feedback:
         """Let the strategy learn from feedback; the signals are those of the finite losses."""
         if len(signals):
             self.strategy.observe(signals)
-        if signals.step == self._looks_at and not self.strategy.constant and self._are_equal():
+        if signals.step != self._looks_at or self.strategy.constant:
+            return
+        mean, variation = self._so_far()
+        if mean == 0.0:
+            self._warn(
+                "constant",
+                f"The weights of {self.strategy!r} have all been 0 in {self._looks_at} batches: nothing is trained. "
+                "Look at the losses (stats(), a StepLog), and at what the strategy compares them to.",
+            )
+        elif variation < EQUAL:
             self._warn(
                 "constant",
                 f"The weights of {self.strategy!r} have not varied in {self._looks_at} batches: this is uniform "
                 f"training, at another learning rate if they are not 1. {self._remedy}".rstrip(),
             )
 
-    def _are_equal(self) -> bool:
-        """Whether the weights so far are all but one."""
+    def _so_far(self) -> tuple[float, float]:
+        """The mean of the weights so far (or their largest), and how they vary beside it; NaN without any."""
         if self.strategy.remembers:
-            return self.store.stats()["weight_cv"] < EQUAL
-        return 0.0 <= self._highest - self._lowest < EQUAL * self._highest  # the store has others
+            stats = self.store.stats()
+            return stats["weight_mean"], stats["weight_cv"]
+        if self._lowest > self._highest:
+            return math.nan, math.nan
+        return self._highest, (self._highest - self._lowest) / self._highest if self._highest else math.nan
 
     def _warn(self, key: str, text: str) -> None:
         if key not in self._said:

@@ -19,12 +19,14 @@ from weighted_stream.errors import LossError
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def per_sample_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
+def per_sample_cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_index: int = -100, *, unlabelled: float = 0.0
+) -> Tensor:
     """Each sample's cross-entropy, in nats: the mean over its labelled tokens.
 
     Equal to ``torch.nn.functional.cross_entropy(logits[i], labels[i])`` for each sample ``i``, in value and
-    gradient, except that nothing ever divides by zero: a sample without any labelled token has loss 0.0 and
-    zero gradient. Logits that are NaN or +inf make their own sample's loss NaN and get zero gradient, so one
+    gradient, except that nothing ever divides by zero: a sample without any labelled token has loss ``unlabelled``
+    and zero gradient. Logits that are NaN or +inf make their own sample's loss NaN and get zero gradient, so one
     broken sample does not reach the others' gradients through this loss; at an ignored token they do not
     count at all.
 
@@ -32,6 +34,8 @@ def per_sample_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int =
         logits: (B, T, V) or (B, V), floating point.
         labels: (B, T) or (B,), integers in ``[0, V)`` or ``ignore_index``. Not shifted here.
         ignore_index: the label of tokens that do not count.
+        unlabelled: the loss of a sample without labelled tokens. As 0.0 a strategy takes it for the easiest one of the
+            batch; with ``math.nan`` a `Weight` leaves it out: weight 0, and the others are weighed without it.
 
     Returns:
         (B,), float32 for float16 and bfloat16 logits (computed in float32 too), else the dtype of the logits.
@@ -58,7 +62,7 @@ def per_sample_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int =
     labelled = flat != ignore_index
     if torch.compiler.is_compiling():
         losses = _healthy_row_losses(rows, flat, labelled, ignore_index)
-        return _sample_means(losses, labelled, len(labels))
+        return _sample_means(losses, labelled, len(labels), unlabelled)
     if not classes and labelled.any():
         raise _out_of_range(labels, classes, ignore_index)
     fits = (flat >= 0) & (flat < classes)
@@ -72,7 +76,7 @@ def per_sample_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int =
         losses = _healthy_row_losses(rows, flat, labelled, ignore_index)
     else:
         losses = losses.masked_fill(~labelled, 0.0)
-    return _sample_means(losses, labelled, len(labels))
+    return _sample_means(losses, labelled, len(labels), unlabelled)
 
 
 def _row_cross_entropy(rows: Tensor, labels: Tensor, ignore_index: int = -100) -> Tensor:
@@ -97,6 +101,7 @@ def chunked_cross_entropy(
     bias: Tensor | None = None,
     ignore_index: int = -100,
     chunk_size: int = 1024,
+    unlabelled: float = 0.0,
 ) -> Tensor:
     """`per_sample_cross_entropy` of ``hidden @ output_weight.T + bias``, without ever holding all the logits.
 
@@ -111,11 +116,12 @@ def chunked_cross_entropy(
         bias: (V,), the bias of the output layer, or None.
         ignore_index: the label of tokens that do not count.
         chunk_size: tokens at a time. Memory is about ``8 * chunk_size * V`` bytes; 1024 keeps a GPU busy.
+        unlabelled: the loss of a sample without labelled tokens, see `per_sample_cross_entropy`.
 
     Returns:
         (B,), float32 for float16 and bfloat16 inputs (and under autocast), else their dtype. Differentiable
         once, with respect to hidden states, output weight and bias. As for `per_sample_cross_entropy`, a
-        sample without labelled tokens has loss 0.0 and zero gradient, and NaN stays in its own sample's loss.
+        sample without labelled tokens has zero gradient, and NaN stays in its own sample's loss.
 
     Raises:
         LossError: if shapes or dtypes do not fit, a label is out of range, or ``chunk_size < 1``.
@@ -142,7 +148,7 @@ def chunked_cross_entropy(
     rows = labelled.nonzero().squeeze(1)
     with torch.autocast(device, enabled=False):
         losses: Tensor = _row_losses(hidden.flatten(0, -2)[rows], output_weight, bias, flat[rows], chunk_size)
-    return _sample_means(losses.new_zeros(len(flat)).index_copy(0, rows, losses), labelled, len(labels))
+    return _sample_means(losses.new_zeros(len(flat)).index_copy(0, rows, losses), labelled, len(labels), unlabelled)
 
 
 class _RowLosses(torch.autograd.Function):
@@ -200,10 +206,12 @@ class _RowLosses(torch.autograd.Function):
 _row_losses: Any = _RowLosses.apply
 
 
-def _sample_means(losses: Tensor, labelled: Tensor, samples: int) -> Tensor:
-    """Token losses (B*T,), zero where not labelled, to sample means (B,); 0 where nothing is labelled."""
+def _sample_means(losses: Tensor, labelled: Tensor, samples: int, unlabelled: float) -> Tensor:
+    """Token losses (B*T,), zero where not labelled, to sample means (B,); ``unlabelled`` where nothing is."""
     tokens = losses.numel() // samples if samples else 0
-    return losses.view(samples, tokens).sum(1) / labelled.view(samples, tokens).sum(1).clamp(min=1)
+    counts = labelled.view(samples, tokens).sum(1)
+    means = losses.view(samples, tokens).sum(1) / counts.clamp(min=1)
+    return means if unlabelled == 0 else means.masked_fill(counts == 0, unlabelled)
 
 
 def _check_labels(labels: Tensor, shape: tuple[int, ...], rows: str) -> Tensor:

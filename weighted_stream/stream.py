@@ -155,6 +155,7 @@ class WeightedStream:
         self._handed_over = HandedOver() if as_dict and strategy.keeps_samples else None
         self._epoch = self._next_epoch = 0
         self._position: Position | None = None  # of the latest `for`
+        self._had, self._whole = 0, False  # samples of its epoch that came before it; whether it came to the end
         self._unfinished: Position | None = None  # what the next `for` finishes
         # A DataLoader asks by class whether to read by index or in order.
         self.__class__ = (
@@ -252,6 +253,7 @@ class WeightedStream:
         self._bad.begin_epoch()
         self._source.check()
         feedback = self._live()
+        self._say_if_unused()
         feedback.begin_epoch(epoch)
         step = feedback.step
         if loaded is not None and goes_on:
@@ -266,15 +268,24 @@ class WeightedStream:
         if self._ahead is not None:
             self._ahead.begin(epoch, order_seed)
         self._unfinished, self._epoch, self._next_epoch = None, epoch, epoch + 1
-        self._position = position
+        self._position, self._had, feedback.used = position, position.samples, False
         feedback.go_through(position)
         return position, items
 
     def _end_epoch(self, reading: Reading, position: Position) -> None:
+        feedback = self._live()
         try:
-            reading.end(position, self._live().step, self.store)
+            reading.end(position, feedback.step, self.store)
         finally:
-            self._live().end_epoch()
+            feedback.end_epoch()
+        self._whole = True
+
+    def _say_if_unused(self, whole: bool = False) -> None:
+        """An epoch was handed over (``whole``: or what a trainer wants of it), and nobody has asked for a weight."""
+        position = self._position
+        if (whole or self._whole) and self._chooser is None and position is not None and position.samples > self._had:
+            self._live().warn_of_no_use(position.epoch)
+        self._whole = False
 
     def weight(self, ids: Tensor | Sequence[int]) -> Weight:
         """The `Weight` of samples known by their ids, e.g. of a dict batch: ``stream.weight(batch["sample_id"])``.
@@ -402,6 +413,7 @@ class WeightedStream:
             self._live().close()
         finally:
             self._store.close()
+        self._say_if_unused()
 
     def __enter__(self) -> WeightedStream:
         return self

@@ -51,6 +51,30 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list
     assert "to do:" in error
 
 
+def test_ids_that_samples_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = write(tmp_path / "a.jsonl", 25), tmp_path / "out"
+    source.write_text(source.read_text() + '{"id": "s7", "text": "another"}\n')
+    command = ["convert", str(source), str(out), "--format", "parquet"]
+    assert main([*command, "--id", "id"]) == 1
+    assert "'s7' in sample 7 of a.jsonl and 's7' in sample 25 of a.jsonl" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [source]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "'s7' in sample 7 of a.jsonl and 's7' in sample 25 of a.jsonl" in printed
+    assert "leave id_fn out" in printed
+    assert "goes by them" not in printed
+
+
+def test_ids_that_are_too_many_to_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weighted_stream.shards.convert_ids.MOST", 10)
+    source = write(tmp_path / "a.jsonl", 25)
+    assert main(["convert", str(source), str(tmp_path / "out"), "--format", "parquet", "--id", "id"]) == 0
+    printed = capsys.readouterr().out
+    assert "kept (those of the first 10 samples differ, the others were not compared); WeightedStream(..., " in printed
+
+
 @pytest.mark.parametrize("size", ["0", "-3", "12tb", "many"])
 def test_shard_sizes_that_are_none(size: str) -> None:
     with pytest.raises(SystemExit) as exit_:

@@ -20,6 +20,7 @@ from weighted_stream.sources import source_for
 from weighted_stream.sources.base import Fingerprint
 
 pytestmark = [
+    pytest.mark.mosaicml,
     # webdataset leaves closing its tar files to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -184,3 +185,18 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--text" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["inspect", str(folder), "--top", "-1"])
+
+
+def test_nothing_to_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (tmp_path, tmp_path / "nope"):
+        assert main(["inspect", str(path)]) == 1
+        error = capsys.readouterr().err
+        assert ("nope, which does not exist" in error) == (path != tmp_path)
+        assert "or a folder of side files, or of a store" in error
+    WeightStore(tmp_path / "store").close()
+    with WeightStore(tmp_path / "store") as store:
+        store.update([1], weight=[1.0])
+    assert main(["inspect", str(tmp_path / "store"), "--data", str(tmp_path / "nope")]) == 1
+    error = capsys.readouterr().err
+    assert "nope, which does not exist" in error
+    assert "store" not in error.partition("expected:")[2]

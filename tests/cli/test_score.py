@@ -31,6 +31,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
 
 pytestmark = [
+    pytest.mark.mosaicml,
     # webdataset leaves closing its tar files to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -268,7 +269,11 @@ def test_a_sample_without_the_field_is_an_error_that_names_its_shard(
 def test_no_shards(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (files, files / "missing", files / "data.jsonl"):
         assert score(files, path) == 1
-        assert "no shards of one kind" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "no shards of one kind" in error
+        assert ("missing, which does not exist" in error) == (path.name == "missing")
+    assert score(files, files / "*.tar") == 1
+    assert "*.tar, which matches no file" in capsys.readouterr().err
 
 
 def test_files_and_patterns(files: Path) -> None:

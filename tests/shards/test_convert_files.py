@@ -25,6 +25,7 @@ from weighted_stream.sources import source_for
 from weighted_stream.sources.ids import check_id, shard_id
 
 pytestmark = [
+    pytest.mark.mosaicml,
     # webdataset leaves closing its tar files to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

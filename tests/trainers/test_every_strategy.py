@@ -28,6 +28,7 @@ pytestmark = [
 ROWS, BATCH, PART = 24, 8, 4
 X = torch.randn(ROWS, 5, generator=torch.Generator().manual_seed(1))
 DATA = [{"x": x, "labels": torch.tensor(at % 3)} for at, x in enumerate(X)]
+KINDS = ["maths" if at % 2 else "prose" for at in range(ROWS)]
 TABLE = Path(__file__).parent.parent.parent / "docs" / "trainers.md"
 
 
@@ -73,11 +74,12 @@ STRATEGIES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def prepared(stream: WeightedStream) -> None:
+def prepared(stream: WeightedStream, groups: bool = True) -> None:
     """Scores, weights and domains in the store, for strategies that go by them."""
     ids = np.arange(ROWS)
     stream.store.update(ids, similarity=np.linspace(-1, 1, ROWS), weight=np.linspace(0.5, 1.5, ROWS))
-    stream.store.set_groups(ids, ["maths" if number % 2 else "prose" for number in ids])
+    if groups:
+        stream.store.set_groups(ids, KINDS)
 
 
 def composer(make: Any, folder: Path, parts: bool, extra_forward: bool) -> WeightedStream:
@@ -138,9 +140,11 @@ def hugging_face(make: Any, folder: Path, parts: bool, extra_forward: bool) -> W
         dataloader_pin_memory=False,
         disable_tqdm=True,
     )
-    trainer = Weighted(model, args, train_dataset=DATA, strategy=make(model.net), extra_forward=extra_forward)
+    rows = [{**row, "kind": kind} for row, kind in zip(DATA, KINDS, strict=True)]
+    more = {"strategy": make(model.net), "group_fn": "kind", "extra_forward": extra_forward}
+    trainer = Weighted(model, args, train_dataset=rows, **more)
     trainer.remove_callback(PrinterCallback)
-    prepared(trainer.stream)
+    prepared(trainer.stream, groups=False)
     trainer.train()
     return trainer.stream
 

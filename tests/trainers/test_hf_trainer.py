@@ -216,6 +216,30 @@ def test_ten_steps_equal_the_plain_loop(tmp_path: Path, size: int) -> None:
     assert made.stream.stats()["step"] == 10
 
 
+@pytest.mark.parametrize(
+    "more", [{}, {"chunk_size": 8}, {"extra_forward": True, "per_device_train_batch_size": 4}, {"max_grad_norm": 1.0}]
+)
+def test_samples_without_a_label_have_no_say(tmp_path: Path, more: dict[str, Any]) -> None:
+    """A prompt that leaves no room for its answer has loss 0, and is not the easiest sample of its batch."""
+    made = labels()
+    unlabelled = np.arange(0, SAMPLES, 4)
+    made[unlabelled] = -100
+    dataset = datasets.Dataset.from_dict({"input_ids": tokens().tolist(), "labels": made.tolist()})
+    strategy = LinUpper() if "extra_forward" in more else running()
+    run = trainer(tmp_path, strategy, dataset=dataset, max_steps=-1, num_train_epochs=1, **more)
+    run.train()
+    fields = run.stream.store.get(np.arange(SAMPLES))
+    assert np.isnan(fields["loss"][unlabelled]).all()
+    assert not fields["weight"][unlabelled].any()
+    assert not fields["visits"][unlabelled].any()
+    rest = np.delete(np.arange(SAMPLES), unlabelled)
+    np.testing.assert_array_equal(fields["visits"][rest], 1)
+    assert fields["weight"][rest].mean() == pytest.approx(1, abs=0.15)
+    assert run.stream.stats()["nonfinite"] == len(unlabelled)
+    assert np.isfinite(logged(run)).all()
+    assert parameters(run).isfinite().all()
+
+
 @pytest.mark.parametrize("more", [{}, {"gradient_accumulation_steps": 1}, {"dataloader_num_workers": 2}])
 def test_uniform_weights_equal_training_without_us(tmp_path: Path, more: dict[str, Any]) -> None:
     made, without = trainer(tmp_path, Uniform(), **more), bare(tmp_path, **more)

@@ -104,6 +104,24 @@ def fit(
     return module, stream, trainer
 
 
+class Forgetful(Module):
+    """Takes the weights, and does not multiply."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        (x, y), _ = batch
+        return F.cross_entropy(self.net(x), y)
+
+
+def test_a_step_that_forgets_the_weights_is_said(tmp_path: Path) -> None:
+    stream = WeightedStream(data(), LinUpper())
+    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, callbacks=[LightningWeights(stream)], **options
+    )
+    with pytest.warns(RuntimeWarning, match="No weight of epoch 0 was used"):
+        trainer.fit(Forgetful(), stream.loader(batch_size=BATCH))
+
+
 def plain(strategy: Strategy, accumulation: int = 1) -> tuple[list[float], torch.Tensor, WeightedStream]:
     stream, model = WeightedStream(data(), strategy), network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_stream.progress import progress_bar
-from weighted_stream.shards.convert import convert
+from weighted_stream.shards.convert import Converted, convert
 from weighted_stream.shards.writing import FORMATS, ShardSize
 
 _UNITS = {"kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
@@ -30,7 +30,7 @@ def add_command(commands: Any) -> None:
     add("folder", type=Path, metavar="DST", help="folder for the shards; new or empty")
     add("--format", choices=sorted(FORMATS), required=True, help="of the shards")
     add("--text", metavar="FIELD", help="check that this column is there and holds text")
-    add("--id", metavar="FIELD", help="the column of the ids (default: id, written if there is none)")
+    add("--id", metavar="FIELD", help="the column of the ids, unique (default: id, written if there is none)")
     add("--per", choices=("line", "file"), default="line", help="what a sample of a .txt file is (default: line)")
     add("--shard-size", type=shard_size, default=ShardSize(), metavar="N", help="samples, or 64mb (default: 64mb)")
     add("--overwrite", action="store_true", help="replace the shards of an earlier conversion")
@@ -76,7 +76,20 @@ def run(arguments: argparse.Namespace) -> int:
         )
     print(f"{done.samples:,} samples in {done.shards:,} shards: {arguments.folder}")
     print("columns: " + ", ".join(f"{name} ({kind})" for name, kind in done.columns.items()))
-    how = "made of the place of each sample" if done.made_ids else "kept"
-    rows = ", behind .decode().map(itemgetter('json'))" if arguments.format == "webdataset" else ""
-    print(f"ids: column {done.id!r}, {how}; WeightedStream(..., id_fn={done.id!r}) goes by them{rows}")
+    print(f"ids: column {done.id!r}, {_ids(done)}")
     return 0
+
+
+def _ids(done: Converted) -> str:
+    """Where the ids come from, and whether to go by them."""
+    if done.repeated:
+        return (
+            f"kept, but it does not tell samples apart: {done.repeated}\n"
+            "     two samples of one id share a record: leave id_fn out, and a sample is known by its place in the "
+            "shards; or convert anew with a column that is unique: --id FIELD"
+        )
+    how = "made of the place of each sample" if done.made_ids else "kept"
+    if not done.made_ids and done.compared < done.samples:
+        how += f" (those of the first {done.compared:,} samples differ, the others were not compared)"
+    rows = ", behind .decode().map(itemgetter('json'))" if done.format == "webdataset" else ""
+    return f"{how}; WeightedStream(..., id_fn={done.id!r}) goes by them{rows}"

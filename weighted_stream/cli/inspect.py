@@ -10,8 +10,10 @@ from typing import Any
 from weighted_stream.cli.follow import follow
 from weighted_stream.cli.options import not_negative, positive, seconds, table
 from weighted_stream.cli.printable import printable
+from weighted_stream.errors import SourceError
 from weighted_stream.figures.following import Followed, FollowedStore, check_is_store
 from weighted_stream.figures.following_shared import FollowedShared
+from weighted_stream.shards.folder import NO_SHARDS
 from weighted_stream.shards.inspection import FIELDS, Inspection, inspect_path
 from weighted_stream.shards.summary import Place, Summary
 from weighted_stream.store.shared_address import is_address, parse_address
@@ -52,17 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _follow(arguments)
     if arguments.every is not None:
         arguments.usage_error("--every goes with --follow")
-    found = inspect_path(
-        arguments.path,
-        data=arguments.data,
-        id=arguments.id,
-        text=arguments.text,
-        by=arguments.by,
-        top=arguments.top,
-        limit=arguments.limit,
-        name=arguments.name,
-        ca_file=arguments.store_ca,
-    )
+    found = _inspected(arguments)
     if arguments.json:
         print(json.dumps(as_json(found, arguments.text)))
         return 0
@@ -82,6 +74,30 @@ def run(arguments: argparse.Namespace) -> int:
     for note in found.notes:
         print(f"\n{note}")
     return 0
+
+
+def _inspected(arguments: argparse.Namespace) -> Inspection:
+    try:
+        return inspect_path(
+            arguments.path,
+            data=arguments.data,
+            id=arguments.id,
+            text=arguments.text,
+            by=arguments.by,
+            top=arguments.top,
+            limit=arguments.limit,
+            name=arguments.name,
+            ca_file=arguments.store_ca,
+        )
+    except SourceError as error:
+        if error.problem != NO_SHARDS or arguments.data is not None:  # which holds shards, and nothing else
+            raise
+        raise SourceError(
+            "There is nothing to inspect here: no shards of one kind, no side files, no store.",
+            found=error.found,
+            expected=f"{error.expected}; or a folder of side files, or of a store",
+            do=error.do,
+        ) from error
 
 
 def _follow(arguments: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from weighted_stream._version import __version__
 from weighted_stream.errors import SampleIdError, SourceError, WeightedStreamError
 from weighted_stream.shards.blocks import Block, Input, Row
 from weighted_stream.shards.columns import is_text, names, survey
+from weighted_stream.shards.convert_ids import KeptIds
 from weighted_stream.shards.inputs import Per, open_input
 from weighted_stream.shards.mds import INDEX
 from weighted_stream.shards.side_files import FOLDER
@@ -49,10 +50,13 @@ class Converted:
         format: ``"mds"``, ``"webdataset"`` or ``"parquet"``.
         samples: how many.
         shards: how many.
-        id: the column of the ids; pass it as ``id_fn=`` where the ids shall be those of before the conversion.
+        id: the column of the ids; pass it as ``id_fn=`` where the ids shall be those of before the conversion, and
+            differ.
         made_ids: whether the conversion added that column.
         columns: the type of each column, in Arrow's words.
         version: of this library.
+        compared: of how many samples, from the first on, the ids were compared; 0 if they were made.
+        repeated: the first id that two of these samples have, and where they are; "" if all differ.
     """
 
     source: str
@@ -63,6 +67,8 @@ class Converted:
     made_ids: bool
     columns: dict[str, str]
     version: str = __version__
+    compared: int = 0
+    repeated: str = ""
 
 
 def convert(
@@ -85,8 +91,9 @@ def convert(
 
     Ids: a sample keeps its id column, so ``id_fn="id"`` gives it the same id before and after. Where there is none, a
     column ``id`` is written: for Parquet and Hugging Face datasets the very id that `WeightedStream` gives the row
-    there, otherwise `shard_id` of the file's name and the sample's number. That ids differ is not checked: it takes
-    memory.
+    there, otherwise `shard_id` of the file's name and the sample's number. Ids that are kept are compared, up to the
+    first 50 million (eight bytes each): two samples of one id would share a record. If ``id`` names their column that
+    is refused; of a column ``id`` that nobody asked for it is told, see `Converted`.
 
     Args:
         source: see `open_input`.
@@ -103,7 +110,8 @@ def convert(
     Raises:
         SourceError: if the source cannot be read, or the format cannot hold it, or the folder is not free or cannot be
             written.
-        SampleIdError: if a sample's id is missing, or neither a string nor an int in [0, 2**63).
+        SampleIdError: if a sample's id is missing, or neither a string nor an int in [0, 2**63), or that of another
+            sample, too, in the column that ``id`` names.
         MissingExtraError: if a package for one of the formats is not installed.
 
     Example:
@@ -129,19 +137,31 @@ def convert(
             raise _no_column(id, schema, "the ids")
         if made:
             schema = schema.insert(0, pa.field(ID, pa.int64(), nullable=False))
+        kept = KeptIds(opened, column, refuse=id is not None)
         samples = 0
 
         def rows() -> Iterator[Row]:
             nonlocal samples
             for block in opened.blocks():
                 _check_no_text_missing(block, text)
-                yield from _with_ids(block, opened, column, made, schema.names)
+                yield from _with_ids(block, opened, column, None if made else kept, schema.names)
                 samples += len(block.rows)
                 progress("writing", len(block.rows))
+            kept.end()
 
         shards = write_shards(rows(), draft, kind, schema, size)
         types = {field.name: str(field.type) for field in schema}
-        done = Converted(str(source), kind, samples, len(shards), column, made, types)
+        done = Converted(
+            str(source),
+            kind,
+            samples,
+            len(shards),
+            column,
+            made,
+            types,
+            compared=kept.compared,
+            repeated=kept.repeated,
+        )
         (draft / RECEIPT).write_text(json.dumps(asdict(done), indent=1) + "\n", encoding="utf-8")
     return done
 
@@ -183,17 +203,17 @@ def _check_names(block: Block) -> None:
             ) from error
 
 
-def _with_ids(block: Block, opened: Input, column: str, made: bool, columns: list[str]) -> Iterator[Row]:
-    """The samples with all columns, their ids checked or made."""
+def _with_ids(block: Block, opened: Input, column: str, kept: KeptIds | None, columns: list[str]) -> Iterator[Row]:
+    """The samples with all columns, their ids checked, or made if none are kept."""
     start, stop = block.start, block.start + len(block.rows)
-    if made:
+    if kept is None:
         numbers = range(start, stop) if opened.table else row_ids(block.file, start, stop)
         for number, row in zip(numbers, block.rows, strict=True):
             yield {name: row.get(name) for name in columns} | {ID: number}
         return
     for number, row in enumerate(block.rows, start):
         try:
-            check_id(row.get(column), f"column {column!r}")
+            key = check_id(row.get(column), f"column {column!r}")
         except SampleIdError as error:
             raise SampleIdError(
                 error.problem,
@@ -201,6 +221,7 @@ def _with_ids(block: Block, opened: Input, column: str, made: bool, columns: lis
                 expected=error.expected,
                 do="mend the column, or name another one: --id FIELD",
             ) from error
+        kept.add(key)
         yield {name: row.get(name) for name in columns}
 
 

@@ -26,6 +26,8 @@ from weighted_stream.sources.parquet_files import find_files, open_file, unreada
 from weighted_stream.sources.parts import Part
 from weighted_stream.sources.s3 import is_s3
 
+NO_SHARDS = "There are no shards of one kind here."
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -155,9 +157,12 @@ def _look(path: Path) -> tuple[str, Path, Sequence[Path]]:
         return "webdataset", root, found
     if endings == {".parquet"}:
         return "parquet", root, found
+    more = ": files that end with " + ", ".join(sorted(endings)) if found else ""
+    if not found and not path.exists():
+        more = ", which matches no file" if has_magic(str(path)) else ", which does not exist"
     raise SourceError(
-        "There are no shards of one kind here.",
-        found=f"{path}" + (": files that end with " + ", ".join(sorted(endings)) if found else ""),
+        NO_SHARDS,
+        found=f"{path}{more}",
         expected=f"a folder with {INDEX} (MDS), or .tar (WebDataset) or .parquet files",
         do="check the path; weighted-stream convert makes shards",
     )

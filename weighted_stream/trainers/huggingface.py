@@ -7,15 +7,18 @@ from contextlib import contextmanager
 from inspect import signature
 from os import PathLike
 from pathlib import Path
+from sys import intern
 from typing import Any
 from weakref import ref
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from weighted_stream.collate import SAMPLE_ID
 from weighted_stream.errors import LossError, SourceError, StrategyError, missing_extra
 from weighted_stream.figures.batch_figures import BatchFigures
+from weighted_stream.groups import GroupFn, SampleGroups, as_group_fn, groups_of
 from weighted_stream.probes.running import forwards_only
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
@@ -36,6 +39,10 @@ except ImportError as error:
     raise missing_extra("transformers", "hf") from error
 
 PREFIX = "weights/"
+GROUPS = "sample_groups"
+"""The key of the names of the samples' groups on their way from the workers: (B, W) uint8, filled up with `_FILL`. Of
+one width for all but long names, as accelerate puts the batches of several ranks into one, and only tensors into it."""
+_WIDTH, _FILL = 64, b"\xff"  # which is no byte of UTF-8
 LOSSES: dict[str, type[TrainerLoss]] = {"SFTTrainer": FusedLoss, "DPOTrainer": PairLoss}
 _Base: Any = object  # a Trainer, in the class that the user makes
 
@@ -74,6 +81,10 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         strategy: turns losses into weights; not one that selects samples.
         store: where losses and weights are remembered, see `WeightedStream`.
         id_fn: who a sample is, where the dataset does not say, see `WeightedStream`.
+        group_fn: of which group a sample is (its domain, language, source …): the name of a column, or a function
+            sample -> str or int. It sees all columns, also those that the Trainer drops as the model does not take
+            them. Not for packs, in whose rows the samples have no columns of their own. None: groups are those that
+            the store has (``trainer.stream.store.set_groups(ids, names)``), if any.
         losses: ``losses(outputs, batch) -> (B,)``, for models whose loss is not a cross-entropy of ``logits`` and
             ``labels``; then each sample counts alike, however many tokens it has. ``outputs`` were made without labels.
         chunk_size: for large vocabularies, and for models whose own loss gives no logits: make the losses from hidden
@@ -89,6 +100,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
 
     Raises:
         StrategyError: for a strategy that selects.
+        SourceError: for a ``group_fn`` that is none, or packs.
         LossError: for options that hide what each sample contributes.
 
     Example:
@@ -120,6 +132,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         strategy: Strategy,
         store: WeightStore | str | PathLike[str] | None = None,
         id_fn: str | Callable[[Any], int | str] | None = None,
+        group_fn: str | Callable[[Any], int | str] | None = None,
         losses: Callable[[Any, Any], Tensor] | None = None,
         chunk_size: int | None = None,
         extra_forward: bool = False,
@@ -132,7 +145,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
                 expected="a strategy that weighs what the Trainer draws",
                 do="use a loop of your own over stream.loader(...), or ComposerWeights",
             )
-        self._strategy, self._store, self._id_fn = strategy, store, id_fn
+        self._strategy, self._store, self._id_fn, self._group_fn = strategy, store, id_fn, as_group_fn(group_fn)
         self._extra_forward = extra_forward
         self._stream: WeightedStream | None = None
         self._figures: BatchFigures | None = None
@@ -144,6 +157,13 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
         self._inside: Callable[[], Any] = lambda: None
         self._shifted = False
         super().__init__(*args, **kwargs)
+        if self._group_fn is not None and self._is_packed():
+            raise SourceError(
+                "The rows of this dataset are packs: samples that have no columns of their own any more.",
+                found=f"group_fn={group_fn!r}, and packed rows",
+                expected="a sample in each row, for group_fn",
+                do="leave group_fn out, and before train() trainer.stream.store.set_groups(ids, names)",
+            )
         self._loss = LOSSES.get(kind_of(self), LogitLoss)(self, losses, chunk_size)
         self._loss.check()
         if self._loss.function is not None:
@@ -200,8 +220,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
     def get_train_dataloader(self) -> Any:
         """The Trainer's own loader, over samples that carry their ids."""
         dataset, collator = self.train_dataset, self.data_collator
-        packs = self._given is not None or are_packs(dataset)
-        self.train_dataset = dataset if packs else tagged(self.stream)
+        self.train_dataset = dataset if self._is_packed() else tagged(self.stream)
         self.data_collator = CollateAround(collator, self._loss.rows)
         self._sampled = dataset
         try:
@@ -221,6 +240,9 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
                 if SAMPLE_ID not in batch:
                     raise lost(batch)
             ids = torch.cat([batch[SAMPLE_ID].cpu() for batch in batches])
+            if self._group_fn is not None:
+                names = [name for batch in batches for name in _names_taken(batch)]
+                self.stream._live().learn_groups(SampleGroups(ids.numpy(), names))
             if self.stream.strategy.keeps_samples:
                 self._show(ids, batches)
             self._parts, self._window = Parts(self.stream.weight(ids)), batches
@@ -275,6 +297,14 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
 
         self._given = dataset
         return packed(unpacked, dataset, given.arguments["args"], self._id_fn)
+
+    def _is_packed(self) -> bool:
+        return self._given is not None or are_packs(self.train_dataset)
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own; in training, the groups of the samples are named before it drops their column."""
+        collator = super()._get_collator_with_removed_columns(data_collator, *args, **kwargs)
+        return collator if self._group_fn is None or self._sampled is None else _Naming(collator, self._group_fn)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -344,3 +374,49 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
 
 class _Callback(Keeper, TrainerCallback):  # type: ignore[misc, unused-ignore]
     """The Trainer tells a `Keeper` of what happens."""
+
+
+class _Naming:
+    """Lets a collate function make the batch, and puts the names of the samples' groups into it, as `GROUPS`.
+
+    Args:
+        collate_fn: keeps the samples, and their order; it may drop columns first.
+        group_fn: names the group of a sample, with all columns.
+    """
+
+    def __init__(self, collate_fn: Callable[[list[Any]], Any], group_fn: GroupFn) -> None:
+        self._collate_fn, self._group_fn = collate_fn, group_fn
+
+    def __call__(self, samples: list[Any]) -> Any:
+        """Collate."""
+        bare = [{key: value for key, value in sample.items() if key != SAMPLE_ID} for sample in samples]
+        names = groups_of(self._group_fn, [sample[SAMPLE_ID] for sample in samples], bare).names
+        batch = self._collate_fn(samples)
+        batch[GROUPS] = _written(names)
+        return batch
+
+
+def _written(names: list[str]) -> Tensor:
+    raw = [name.encode("utf-8", "surrogatepass") for name in names]
+    width = max([_WIDTH, *map(len, raw)])
+    filled = bytearray().join(each.ljust(width, _FILL) for each in raw)
+    return torch.from_numpy(np.frombuffer(filled, np.uint8).reshape(-1, width))
+
+
+def _names_taken(batch: Any) -> list[str]:
+    """The names of the groups in a batch, which is without them then: the model would get them.
+
+    Raises:
+        SourceError: if it has none.
+    """
+    written = batch.pop(GROUPS, None)
+    if written is None:
+        raise SourceError(
+            "This batch came without the groups of its samples.",
+            found=f"a batch with {sorted(map(str, batch))}",
+            expected=f"{GROUPS!r}, which group_fn puts there where the Trainer makes its loader",
+            do="leave get_train_dataloader of the Trainer as it is, or call super(); or store.set_groups(ids, names) "
+            "before, without group_fn",
+        )
+    rows = (row.tobytes().rstrip(_FILL) for row in written.cpu().numpy())
+    return [intern(row.decode("utf-8", "surrogatepass")) for row in rows]

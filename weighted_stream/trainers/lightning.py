@@ -76,6 +76,10 @@ class LightningWeights(Callback):  # type: ignore[misc, unused-ignore]
         if stage == "fit":
             self.stream._live().reads_ahead = False
 
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """A training step that took the weights, and did not multiply, is said."""
+        self.stream._say_if_unused(whole=True)
+
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """The same; Lightning tears nothing down then."""
         self.stream._live().reads_ahead = False

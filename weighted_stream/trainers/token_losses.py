@@ -39,6 +39,10 @@ class Tokens:
         """Each sample's mean, (B,); 0 without labelled tokens."""
         return self.sums / self.counts.clamp(min=1)
 
+    def known(self) -> Tensor:
+        """The same, but NaN without labelled tokens: no loss to go by, not that of the easiest sample there is."""
+        return self.losses().masked_fill(self.counts == 0, torch.nan)
+
     def spread(self, values: Tensor) -> Tensor:
         """Values (B,) at their samples' tokens: (B, 1), or (R, T); 0 where a token is nobody's."""
         if self.owners is None:

@@ -107,7 +107,7 @@ class LogitLoss(TrainerLoss):
             labels = inputs.pop("labels", None)
             outputs = model(**inputs)
         if self._losses is None:
-            return self._tokens(outputs, labels, micro).losses()
+            return self._tokens(outputs, labels, micro).known()
         return self._own(outputs, {**inputs, "labels": labels}, micro)
 
     def _loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -117,7 +117,7 @@ class LogitLoss(TrainerLoss):
         if self._losses is None:
             tokens = self._tokens(outputs, labels, micro)
             items = tokens.counts.sum() if num_items_in_batch is None else num_items_in_batch
-            total: Tensor = (times(micro, tokens.losses()) * tokens.counts).sum() / items
+            total: Tensor = (times(micro, tokens.known()) * tokens.counts).sum() / items
             return total
         losses = self._own(outputs, {**micro.inputs, "labels": labels}, micro)
         share: Tensor = times(micro, losses).sum() / micro.of
@@ -203,7 +203,7 @@ class FusedLoss(TrainerLoss):
             outputs = model(*args, **kwargs)
             if getattr(outputs, "log_probs", None) is not None:
                 tokens = fused_tokens(outputs, micro)
-                weights = tokens.spread(weigh(micro, tokens.losses()))
+                weights = tokens.spread(weigh(micro, tokens.known()))
                 outputs.log_probs = torch.where(weights > 0, outputs.log_probs, 0.0) * weights
             return outputs
 
@@ -212,7 +212,7 @@ class FusedLoss(TrainerLoss):
     def look(self, compute: Callable[[Any, Any], Any], model: Any, inputs: Any, micro: Micro) -> Tensor:
         """See `TrainerLoss.look`."""
         outputs = model(**{**inputs, "use_cache": False}, fused_lm_head=True)
-        return fused_tokens(outputs, micro).losses()
+        return fused_tokens(outputs, micro).known()
 
 
 def kind_of(trainer: Any) -> str:
