@@ -7,23 +7,22 @@ from contextlib import contextmanager
 from inspect import signature
 from os import PathLike
 from pathlib import Path
-from sys import intern
 from typing import Any
 from weakref import ref
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from weighted_stream.collate import SAMPLE_ID
 from weighted_stream.errors import LossError, SourceError, StrategyError, missing_extra
 from weighted_stream.figures.batch_figures import BatchFigures
-from weighted_stream.groups import GroupFn, SampleGroups, as_group_fn, groups_of
+from weighted_stream.groups import SampleGroups, as_group_fn
 from weighted_stream.probes.running import forwards_only
 from weighted_stream.store import WeightStore
 from weighted_stream.strategies.base import Strategy
 from weighted_stream.stream import WeightedStream
 from weighted_stream.trainers.keeper import Keeper
+from weighted_stream.trainers.named_groups import Naming, names_taken
 from weighted_stream.trainers.packs import are_packs, packed
 from weighted_stream.trainers.pair_losses import PairLoss
 from weighted_stream.trainers.parts import Parts
@@ -39,10 +38,6 @@ except ImportError as error:
     raise missing_extra("transformers", "hf") from error
 
 PREFIX = "weights/"
-GROUPS = "sample_groups"
-"""The key of the names of the samples' groups on their way from the workers: (B, W) uint8, filled up with `_FILL`. Of
-one width for all but long names, as accelerate puts the batches of several ranks into one, and only tensors into it."""
-_WIDTH, _FILL = 64, b"\xff"  # which is no byte of UTF-8
 LOSSES: dict[str, type[TrainerLoss]] = {"SFTTrainer": FusedLoss, "DPOTrainer": PairLoss}
 _Base: Any = object  # a Trainer, in the class that the user makes
 
@@ -241,7 +236,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
                     raise lost(batch)
             ids = torch.cat([batch[SAMPLE_ID].cpu() for batch in batches])
             if self._group_fn is not None:
-                names = [name for batch in batches for name in _names_taken(batch)]
+                names = [name for batch in batches for name in names_taken(batch)]
                 self.stream._live().learn_groups(SampleGroups(ids.numpy(), names))
             if self.stream.strategy.keeps_samples:
                 self._show(ids, batches)
@@ -304,7 +299,7 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
     def _get_collator_with_removed_columns(self, data_collator: Any, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own; in training, the groups of the samples are named before it drops their column."""
         collator = super()._get_collator_with_removed_columns(data_collator, *args, **kwargs)
-        return collator if self._group_fn is None or self._sampled is None else _Naming(collator, self._group_fn)
+        return collator if self._group_fn is None or self._sampled is None else Naming(collator, self._group_fn)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -374,49 +369,3 @@ class WeightedTrainerMixin(_Base):  # type: ignore[misc]
 
 class _Callback(Keeper, TrainerCallback):  # type: ignore[misc, unused-ignore]
     """The Trainer tells a `Keeper` of what happens."""
-
-
-class _Naming:
-    """Lets a collate function make the batch, and puts the names of the samples' groups into it, as `GROUPS`.
-
-    Args:
-        collate_fn: keeps the samples, and their order; it may drop columns first.
-        group_fn: names the group of a sample, with all columns.
-    """
-
-    def __init__(self, collate_fn: Callable[[list[Any]], Any], group_fn: GroupFn) -> None:
-        self._collate_fn, self._group_fn = collate_fn, group_fn
-
-    def __call__(self, samples: list[Any]) -> Any:
-        """Collate."""
-        bare = [{key: value for key, value in sample.items() if key != SAMPLE_ID} for sample in samples]
-        names = groups_of(self._group_fn, [sample[SAMPLE_ID] for sample in samples], bare).names
-        batch = self._collate_fn(samples)
-        batch[GROUPS] = _written(names)
-        return batch
-
-
-def _written(names: list[str]) -> Tensor:
-    raw = [name.encode("utf-8", "surrogatepass") for name in names]
-    width = max([_WIDTH, *map(len, raw)])
-    filled = bytearray().join(each.ljust(width, _FILL) for each in raw)
-    return torch.from_numpy(np.frombuffer(filled, np.uint8).reshape(-1, width))
-
-
-def _names_taken(batch: Any) -> list[str]:
-    """The names of the groups in a batch, which is without them then: the model would get them.
-
-    Raises:
-        SourceError: if it has none.
-    """
-    written = batch.pop(GROUPS, None)
-    if written is None:
-        raise SourceError(
-            "This batch came without the groups of its samples.",
-            found=f"a batch with {sorted(map(str, batch))}",
-            expected=f"{GROUPS!r}, which group_fn puts there where the Trainer makes its loader",
-            do="leave get_train_dataloader of the Trainer as it is, or call super(); or store.set_groups(ids, names) "
-            "before, without group_fn",
-        )
-    rows = (row.tobytes().rstrip(_FILL) for row in written.cpu().numpy())
-    return [intern(row.decode("utf-8", "surrogatepass")) for row in rows]
