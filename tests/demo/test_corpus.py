@@ -140,6 +140,19 @@ def test_half_of_a_small_target_is_held_out(tmp_path: Path) -> None:
     assert not openings(corpus.examples) & openings(corpus.target)
 
 
+@pytest.mark.parametrize("target", [["the same text, again and again"] * 60, [], texts(20)[:5]])
+def test_a_target_of_too_little_is_said_at_once(tmp_path: Path, target: list[str]) -> None:
+    data = write(tmp_path / "data.jsonl", texts(20))
+    with pytest.raises(SourceError, match="too little text of the target") as error:
+        file_corpus(data, write(tmp_path / "target.jsonl", target))
+    assert f"{len(set(target)) % 5} different pieces" in error.value.found
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Some text.", encoding="utf-8-sig")
+    assert read_texts(tmp_path / "a.txt") == ["Some text."]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [

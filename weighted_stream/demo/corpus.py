@@ -102,6 +102,13 @@ def file_corpus(
     beside = {_opening(s) for s in corpus.train + corpus.rest}
     different = {_opening(s): s for s in wanted if _opening(s) not in beside}
     wanted = list(different.values())
+    if target is not None and len(wanted) < 2:
+        raise SourceError(
+            "There is too little text of the target, to show some of it and to measure on other.",
+            found=f"{len(wanted)} different pieces of text in {target} that are not in {data}, too",
+            expected="at least 2",
+            do="give a file with more text of the target",
+        )
     shown = min(examples, len(wanted) // 2)
     return Corpus(corpus.train, wanted[shown:][:held_out], corpus.rest, wanted[:shown])
 
@@ -160,7 +167,7 @@ def _parquet(path: Path) -> Iterator[str]:
 
 
 def _txt(path: Path) -> Iterator[str]:
-    yield path.read_text(encoding="utf-8")
+    yield path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
 
 
 def _opening(sample: Sample) -> str:
