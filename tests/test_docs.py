@@ -23,8 +23,6 @@ import weighted_stream
 from benchmarks import results_page
 from weighted_stream.cli import main
 
-pytestmark = pytest.mark.mosaicml
-
 
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))

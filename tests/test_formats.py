@@ -18,7 +18,6 @@ from weighted_stream import LinUpper, ParquetDataset, SourceError, WeightedStrea
 from weighted_stream.strategies.lin_upper import lin_upper
 
 pytestmark = [
-    pytest.mark.mosaicml,
     pytest.mark.filterwarnings("ignore:A weight of .* passes the 2:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
     # webdataset leaves closing its files to the garbage collector
@@ -120,6 +119,7 @@ def test_the_whole_way_round(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_stale_shared_memory")
+@pytest.mark.mosaicml
 def test_streaming_dataloader_counts_samples_right(tmp_path: Path) -> None:
     """Its count of delivered samples, which its checkpoint holds, goes by ``len(batch[0])``."""
     from streaming import StreamingDataLoader, StreamingDataset

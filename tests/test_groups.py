@@ -32,8 +32,6 @@ from weighted_stream import (
 from weighted_stream.groups import GroupColumn, SampleGroups, group_name, groups_of
 from weighted_stream.sample_ids import HASHED
 
-pytestmark = pytest.mark.mosaicml
-
 NAMES = ["code", "text", "web"]
 ROWS = [{"uid": n, "domain": NAMES[n % 3], "x": float(n)} for n in range(60)]
 

@@ -15,8 +15,6 @@ from torch.utils.data import DataLoader
 
 from weighted_stream import LinUpper, ParquetDataset, WeightedStream
 
-pytestmark = pytest.mark.mosaicml
-
 SAMPLES, BATCH = 40, 8
 
 
@@ -116,6 +114,7 @@ def test_a_loader_that_pins_is_wrapped(workers: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata 0.11 under the newest torch
 @pytest.mark.parametrize("kind", ["StatefulDataLoader", "StreamingDataLoader", "WebLoader"])
+@pytest.mark.mosaicml
 def test_loaders_of_other_libraries(kind: str, tmp_path: Path) -> None:
     more = {"batch_size": BATCH, "num_workers": 2, "pin_memory": True}
     if kind == "StatefulDataLoader":

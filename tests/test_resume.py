@@ -30,7 +30,6 @@ from weighted_stream import (
 )
 
 pytestmark = [
-    pytest.mark.mosaicml,
     pytest.mark.filterwarnings("ignore:A weight of .* passes the 2:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
     # webdataset leaves closing its files to the garbage collector
@@ -336,6 +335,7 @@ def test_a_state_before_anything() -> None:
     assert again.epoch == 0
 
 
+@pytest.mark.mosaicml
 def test_back_to_an_earlier_step_in_the_same_process(tmp_path: Path) -> None:
     for name in ("map, shuffled", "parquet, shuffled", "mds", "webdataset", "hugging face iterable"):
         folder = tmp_path / name

@@ -17,7 +17,6 @@ from torch.utils.data import BatchSampler, Dataset, IterableDataset, RandomSampl
 from weighted_stream import Uniform, WeightedStream
 
 pytestmark = [
-    pytest.mark.mosaicml,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
     # webdataset leaves closing its files to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -206,6 +205,7 @@ def test_a_webdataset_keeps_its_repeats(data: Callable[[Path], Any], tmp_path: P
     assert Counter(seen) == Counter([*range(SIZE), *range(SIZE)])
 
 
+@pytest.mark.mosaicml
 def test_an_up_sampled_stream_keeps_its_repeats(tmp_path: Path) -> None:
     streaming = pytest.importorskip("streaming")
     root = write_mds(tmp_path / "c4", range(20))

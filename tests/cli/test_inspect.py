@@ -20,7 +20,6 @@ from weighted_stream.sources import source_for
 from weighted_stream.sources.base import Fingerprint
 
 pytestmark = [
-    pytest.mark.mosaicml,
     # webdataset leaves closing its tar files to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

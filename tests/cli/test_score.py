@@ -31,7 +31,6 @@ pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
 
 pytestmark = [
-    pytest.mark.mosaicml,
     # webdataset leaves closing its tar files to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -12,7 +12,6 @@ from weighted_stream.demo.texts import Sample
 from weighted_stream.errors import SourceError
 
 pytestmark = [
-    pytest.mark.mosaicml,
     # webdataset leaves closing its tar files to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -13,8 +13,6 @@ import torch
 from elastic import SIZE, run
 from ranks import run_ranks
 
-pytestmark = pytest.mark.mosaicml
-
 
 def make_shards(folder: Path, source: str) -> None:
     if source == "parquet":

@@ -17,7 +17,6 @@ from weighted_stream.scoring.similarity_scorer import SimilarityScorer
 from weighted_stream.strategies.similarity import similarity_weights
 
 pytestmark = [
-    pytest.mark.mosaicml,
     # Python 3.12 warns of every fork beside a thread; here loader workers are forked beside the scorer's.
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),

@@ -25,7 +25,6 @@ from weighted_stream.sources import source_for
 from weighted_stream.sources.ids import check_id, shard_id
 
 pytestmark = [
-    pytest.mark.mosaicml,
     # webdataset leaves closing its tar files to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -438,6 +437,7 @@ def test_names_of_bytes_that_webdataset_does_not_keep(tmp_path: Path, name: str)
         convert(tmp_path / "a.parquet", tmp_path / "out", "webdataset")
 
 
+@pytest.mark.mosaicml
 def test_shards_that_others_open_at_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     streaming = pytest.importorskip("streaming")
     convert(jsonl(tmp_path / "a.jsonl", ROWS), tmp_path / "mds", "mds")

@@ -15,7 +15,6 @@ from weighted_stream.shards.side_contents import contents_of
 from weighted_stream.shards.writing import FORMATS, ShardSize
 
 pytestmark = [
-    pytest.mark.mosaicml,
     # webdataset leaves closing its tar files to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

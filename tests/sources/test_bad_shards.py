@@ -22,7 +22,6 @@ from weighted_stream.sources.board import here as listening
 from weighted_stream.worker_deaths import boards
 
 pytestmark = [
-    pytest.mark.mosaicml,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:.*num_workers.*:UserWarning:webdataset"),
@@ -227,6 +226,7 @@ def test_a_compressed_tar_file_that_was_cut_between_two_members(workers: int, tm
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.mosaicml
 def test_a_shard_that_comes_back_is_read_in_the_next_epoch(workers: int, tmp_path: Path) -> None:
     """Also by workers that stay."""
     streaming = pytest.importorskip("streaming")

@@ -23,7 +23,6 @@ from weighted_stream.sources.mds_checks import check_shard
 from weighted_stream.sources.webdataset_tars import TarStream, members
 
 pytestmark = [
-    pytest.mark.mosaicml,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:streaming"),
     # webdataset leaves closing its files to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -183,6 +182,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("fault", ["missing", "bit"])
+@pytest.mark.mosaicml
 def test_side_by_side_with_streaming_alone(fault: str, tmp_path: Path) -> None:
     """What bare MosaicML streaming makes of it: an early end without an error, a hang, or wrong data."""
     write_mds_hashed(tmp_path / "data")

@@ -25,8 +25,6 @@ from weighted_stream.sources.mds_reading import row_ids
 
 streaming = pytest.importorskip("streaming")
 
-pytestmark = pytest.mark.mosaicml
-
 ROWS, SIZE = 10, 57
 
 

@@ -16,8 +16,6 @@ from weighted_stream.sources import source_for
 
 streaming = pytest.importorskip("streaming")
 
-pytestmark = pytest.mark.mosaicml
-
 SHARDS = 4
 
 

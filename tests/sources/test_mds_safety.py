@@ -18,8 +18,6 @@ from weighted_stream.sources.mds_safety import leads_elsewhere, refuse_unsafe
 
 streaming = pytest.importorskip("streaming")
 
-pytestmark = pytest.mark.mosaicml
-
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path) -> Iterator[None]:

@@ -25,7 +25,7 @@ from weighted_stream.sources.mds import MDSSource
 streaming = pytest.importorskip("streaming")
 
 # streaming's, when it decompresses
-pytestmark = [pytest.mark.mosaicml, pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 ROWS, SIZE = 10, 57
 

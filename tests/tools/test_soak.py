@@ -14,9 +14,8 @@ from tools.soak.endure import MEMORY_GROWTH, Fault, Life, check, check_all, endu
 from tools.soak.measures import Measure
 from tools.soak.trainer import JOURNAL_BYTES
 
-pytestmark = pytest.mark.mosaicml
 
-
+@pytest.mark.mosaicml
 def test_two_short_lives(tmp_path: Path) -> None:
     lives = []
     for life in endure(tmp_path, minutes=10, restart=3.0, sources=("list",)):

@@ -38,7 +38,6 @@ from weighted_stream import (
 )
 
 pytestmark = [
-    pytest.mark.mosaicml,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
