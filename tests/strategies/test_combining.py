@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import weighted_stream.strategies.registry as registry
 from weighted_stream import (
     Clip,
+    Dro,
     Frozen,
     LinUpper,
     Product,
@@ -58,6 +59,16 @@ def test_shuffled_breaks_the_tie_between_loss_and_weight() -> None:
     assert abs(torch.corrcoef(torch.cat(pairs, 1))[0, 1].item()) < 0.06
 
 
+def test_shuffled_weights_told_before_the_losses_hold() -> None:
+    stream = WeightedStream(torch.arange(16.0), Shuffled(Frozen()))
+    stream.store.update(range(16), weight=torch.arange(16.0).numpy())
+    (first, earlier), (second, weight) = stream.loader(batch_size=8)
+    told = weight.tensor()
+    earlier.resolve(first)  # a step later, now
+    assert torch.equal(weight.tensor(), told)
+    assert torch.equal(weight.resolve(second), told)
+
+
 def test_frozen_gives_the_stored_weights_and_one_for_the_unknown() -> None:
     records = {"weight": np.array([0.5, np.nan, 2.0], np.float32)}
     assert Frozen().weights(signals(torch.rand(3), 0, records)).tolist() == [0.5, 1.0, 2.0]
@@ -79,6 +90,37 @@ def test_clip_keeps_limits_mean_and_order(values: list[float], low: float, high:
     live = weights > 1e-6
     if live.double().mean() * high + (~live).double().mean() * low >= wanted:  # else the zeros make it impossible
         assert clipped.double().mean().item() == pytest.approx(wanted, abs=1e-3)
+
+
+def bisected(weights: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """What `clip_mean` says it is: the scale found by halving."""
+    precise = weights.double()
+    wanted = precise.mean().clamp(low, high)
+    least, most = -70.0, 70.0
+    for _ in range(200):
+        power = (least + most) / 2
+        if (precise * 10**power).clamp(low, high).mean() < wanted:
+            least = power
+        else:
+            most = power
+    return (precise * 10**most).clamp(low, high).float()
+
+
+@given(
+    st.lists(st.floats(-60, 60), min_size=1, max_size=30),
+    st.sampled_from([(0.1, 2.0), (0.9, 1.0), (0.5, 1e9), (1.0, 1e9), (0.0, 2.0), (0.0, 1.0), (0.0, 16.0)]),
+)
+def test_clip_of_weights_far_apart(powers: list[float], limits: tuple[float, float]) -> None:
+    weights = (torch.softmax(torch.tensor(powers, dtype=torch.float64), 0) * len(powers)).float()
+    torch.testing.assert_close(clip_mean(weights, *limits), bisected(weights, *limits), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("r", [1.0, 0.7, 0.5])
+def test_clip_of_one_outlier_averages_one(r: float) -> None:
+    losses = torch.tensor([50.0] + [10 - 0.5 * i for i in range(15)])
+    weights = Clip(Dro(r=r), high=2.0).weights(signals(losses))
+    assert weights.mean().item() == pytest.approx(1, abs=1e-6)
+    torch.testing.assert_close(weights, bisected(Dro(r=r).weights(signals(losses)), 0.0, 2.0), rtol=1e-4, atol=1e-5)
 
 
 def test_clip_leaves_alone_what_is_within() -> None:

@@ -187,6 +187,16 @@ def test_what_a_batch_told_the_store_does_not_change_its_own_weights(size: int) 
     assert torch.equal(weight[20:40].resolve(batch[20:40]), first[20:40])
 
 
+def test_copies_in_a_batch_share_a_draw_and_the_next_batch_draws_anew() -> None:
+    stream = primed(64, InfoBatch(), np.arange(64.0))
+    drawn = []
+    for batch, weight in stream.loader(batch_size=64, sampler=[*range(32), *range(32)] * 2):
+        whole = weight.resolve(batch)
+        assert torch.equal(whole[:32], whole[32:])
+        drawn.append(whole[:32].tolist())
+    assert drawn[0] != drawn[1]
+
+
 def test_known_before_the_losses() -> None:
     stream = primed(64, InfoBatch(), np.arange(64.0))
     for batch, weight in stream.loader(batch_size=64):
@@ -216,7 +226,8 @@ def test_in_a_product_it_is_told_of_epochs() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"ratio": 0}, {"ratio": 1}, {"delta": 0}, {"delta": 1}, {"seed": -1}]
+    "options",
+    [{"epochs": 0}, {"ratio": 0}, {"ratio": 1}, {"delta": 0}, {"delta": 1}, {"seed": -1}, {"prune": "no"}],
 )
 def test_options_that_cannot_be(options: dict[str, Any]) -> None:
     with pytest.raises(StrategyError):

@@ -24,6 +24,7 @@ from weighted_stream import (
 from weighted_stream.strategies.dro import dro
 from weighted_stream.strategies.extremes import extremes
 from weighted_stream.strategies.lin_upper import lin_upper
+from weighted_stream.strategies.loss_based import RangeStrategy
 from weighted_stream.strategies.quadratic import quadratic
 from weighted_stream.strategies.small_loss import small_loss
 from weighted_stream.strategies.temperature import effective_share
@@ -69,13 +70,19 @@ def test_published_vectors(name: str, r: float, expected: list[float]) -> None:
 @pytest.mark.parametrize("name", RANGED)
 @given(losses=losses_lists, r=st.floats(0.2, 5), delta=st.floats(0.1, 3))
 def test_equals_the_formula(name: str, losses: list[float], r: float, delta: float) -> None:
-    if 0 < max(losses) - min(losses) < 1e-3:  # float32 cannot place losses within a range that small
-        return
     weights = RANGED[name][0](torch.tensor(losses), r, delta)
-    # A place in the range is as precise as the losses' float32: relative to the range it may be coarse.
-    spread = max(max(losses) - min(losses), 1e-6)
-    slack = 1e-5 + 20 * delta / r * max(losses) * 1e-7 / spread
-    np.testing.assert_allclose(weights, by_hand(name, losses, r, delta), rtol=slack, atol=1e-6)
+    np.testing.assert_allclose(weights, by_hand(name, losses, r, delta), rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RANGED)
+@given(low=st.floats(2**-10, 2**20, width=32), steps=st.lists(st.integers(0, 3), min_size=1, max_size=8))
+def test_losses_a_few_float32_steps_apart(name: str, low: float, steps: list[int]) -> None:
+    losses = np.full(len(steps), low, np.float32)
+    for step in range(3):
+        losses = np.where(step < np.array(steps), np.nextafter(losses, np.float32(np.inf)), losses)
+    weights = RANGED[name][0](torch.from_numpy(losses), 0.4, 1.5)
+    np.testing.assert_allclose(weights, by_hand(name, losses.tolist(), 0.4, 1.5), rtol=2e-5)
+    assert (weights.max() / weights.min()).item() <= math.exp(1.5 / 0.4) * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("kind", [LinUpper, Quadratic, Extremes, Dro, SmallLoss])
@@ -120,6 +127,34 @@ def test_warm_up_is_near_uniform_then_ends() -> None:
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize("kind", [LinUpper, Quadratic, Extremes, Dro, SmallLoss])
+@pytest.mark.parametrize("window", ["batch", "running"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 3e3, 1e30])
+def test_warm_up_is_near_uniform_whatever_the_unit(kind: type[Strategy], window: str, scale: float) -> None:
+    wide = {"delta": 300.0} if issubclass(kind, RangeStrategy) else {}
+    strategy = kind(ess=0.6, warmup_steps=2, window=window, **wide)
+    losses = torch.rand(64, generator=torch.Generator().manual_seed(7)) * scale
+    strategy.observe(signals(losses))
+    assert (strategy.weights(signals(losses, 1)) - 1).abs().max() < 0.02
+    assert (strategy.weights(signals(losses, 2)) - 1).abs().max() > 0.2
+
+
+@pytest.mark.parametrize("name", RANGED)
+def test_published_warm_up_is_r_100(name: str) -> None:
+    losses = torch.rand(64, generator=torch.Generator().manual_seed(8)) * 3e3
+    function, kind = RANGED[name]
+    assert torch.equal(kind(r=0.4, warmup_steps=1).weights(signals(losses)), function(losses, 100.0))
+
+
+@pytest.mark.parametrize("kind", [Dro, LinUpper])
+@pytest.mark.parametrize("window", ["batch", "running"])
+def test_warm_up_waits_for_no_device(kind: type[Strategy], window: str) -> None:
+    """Tensors without values: whoever asks for one gets an error."""
+    strategy, losses = kind(warmup_steps=1, window=window), torch.rand(64, device="meta")
+    strategy.observe(signals(losses))
+    assert strategy.weights(signals(losses)).shape == (64,)
 
 
 def test_quantile_frees_the_range_from_one_outlier() -> None:

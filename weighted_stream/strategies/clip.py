@@ -16,8 +16,9 @@ from weighted_stream.strategies.selecting import check_whole
 def clip_mean(weights: Tensor, low: float, high: float) -> Tensor:
     """``clamp(s * w, low, high)`` with the one scale s that keeps the mean of ``w`` [ours].
 
-    The mean as a function of s is piecewise linear with a corner where a weight meets a limit: sort the corners,
-    accumulate, interpolate. Where too many weights are zero for the mean to be kept, all others end at ``high``.
+    The mean as a function of s is piecewise linear with a corner where a weight meets a limit: sort the corners, find
+    the two around the wanted mean, solve for s between them. Where too many weights are zero for the mean to be kept,
+    all others end at ``high``.
 
     Args:
         weights: (M,) float32, not negative.
@@ -34,13 +35,15 @@ def clip_mean(weights: Tensor, low: float, high: float) -> Tensor:
     count = len(weights)
     precise = weights.cpu().double()  # on the host: not every device has float64, or adds up in a fixed order
     wanted = precise.mean().clamp(low, high) * count
-    live = precise.clamp_min(1e-30)
-    corners, order = torch.cat([low / live, high / live]).sort()
-    slopes = torch.cat([precise, -precise])[order].cumsum(0)
-    totals = low * count + torch.cat([corners.new_zeros(1), (slopes[:-1] * corners.diff()).cumsum(0)])
-    reach = torch.searchsorted(totals, wanted).clamp(1, 2 * count - 1)  # the corner at or after the wanted total
-    slope = slopes[reach - 1]
-    scale = torch.where(slope > 0, corners[reach - 1] + (wanted - totals[reach - 1]) / slope, corners[reach])
+    live = precise.clamp_min(1e-60).sort().values  # zeros far below any float32, so that every one has its corners
+    corners, order = torch.cat([low / live, high / live]).sort(stable=True)
+    above, full = (order < count).cumsum(0), (order >= count).cumsum(0)  # of the largest: past low, arrived at high
+    # Summed from the smallest up: no small weights are lost in a difference of two sums, as none larger came before.
+    sums = torch.cat([live.new_zeros(1), live.cumsum(0)])
+    slopes, ends = sums[count - full] - sums[count - above], low * (count - above) + high * full
+    reach = (ends + slopes * corners < wanted).sum().clamp(1, 2 * count - 1)  # the corner at or after the wanted total
+    before, after, slope = corners[reach - 1], corners[reach], slopes[reach - 1]
+    scale = torch.where(slope > 0, (wanted - ends[reach - 1]) / slope, after).clamp(before, after)
     return (precise * scale).clamp(low, high).to(weights)
 
 

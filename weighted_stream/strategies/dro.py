@@ -1,4 +1,7 @@
-"""Dro: the larger the loss, the larger the weight, without an upper end."""
+"""Dro: the larger the loss, the larger the weight, without an upper end.
+
+Over a running window there is one: a loss counts as the largest of the window at most.
+"""
 
 from __future__ import annotations
 

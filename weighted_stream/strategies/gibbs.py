@@ -14,6 +14,8 @@ from torch import Tensor
 Scalar: TypeAlias = float | Tensor
 """A float, or a tensor of shape () that a device has yet to compute."""
 
+_LARGEST = torch.finfo(torch.float32).max
+
 
 @lru_cache(1024)
 def scalar(value: float) -> Tensor:
@@ -50,8 +52,9 @@ def relative_loss(losses: Tensor, low: Scalar, high: Scalar, delta: float = 1.0)
         tensor([-1.0000, -0.5000,  0.0000,  1.0000])
     """
     width = high - low
-    width = width.clamp_min(1e-6) if isinstance(width, Tensor) else max(width, 1e-6)
-    return (losses - (high + low) / 2).mul_(2 * delta / width)
+    width = width.clamp(1e-6, _LARGEST) if isinstance(width, Tensor) else max(width, 1e-6)
+    # From both ends: the middle of a narrow range is no float32, and high + low may be none either.
+    return (losses - low).sub_(high - losses).mul_(delta / width).clamp_(-delta, delta)
 
 
 def gibbs(scores: Tensor, r: Scalar) -> Tensor:

@@ -16,7 +16,7 @@ from weighted_stream.state import check_keys
 from weighted_stream.strategies.base import Memory, Strategy
 from weighted_stream.strategies.chance import chance
 from weighted_stream.strategies.epochs import no_epoch
-from weighted_stream.strategies.options import check_integer, check_number
+from weighted_stream.strategies.options import check_choice, check_integer, check_number
 from weighted_stream.strategies.selecting import not_chosen
 
 
@@ -57,10 +57,11 @@ class InfoBatch(Strategy):
     expectation the mean loss of all n. Of a batch of which nothing is left, one sample is handed over, with weight 0
     [ours].
 
-    Also ours: every sample is drawn for by itself, each time it comes (published: exactly that share, once an epoch);
-    samples never seen count fully and are left out of the mean (published: they start with a loss of 3). The mean is
-    taken over the store when an epoch begins; `WeightedStream.loader` tells of epochs, for DataLoaders of your own
-    call `WeightedStream.set_epoch`. Known at hand-over time: ``weight.tensor()`` works without losses.
+    Also ours: every sample is drawn for by itself, anew in each batch (published: exactly that share, once an epoch),
+    and once for all its copies there; samples never seen count fully and are left out of the mean (published: they
+    start with a loss of 3). The mean is taken over the store when an epoch begins; `WeightedStream.loader` tells of
+    epochs, for DataLoaders of your own call `WeightedStream.set_epoch`. Known at hand-over time: ``weight.tensor()``
+    works without losses.
 
     Args:
         epochs: how many epochs the training has, >= 1. None: nobody knows, and no plain training comes at the end.
@@ -90,7 +91,7 @@ class InfoBatch(Strategy):
         self.epochs = None if epochs is None else check_integer("InfoBatch", "epochs", epochs, least=1)
         self.ratio = check_number("InfoBatch", "ratio", ratio, above=0, below=1)
         self.delta = check_number("InfoBatch", "delta", delta, above=0, below=1)
-        self.prune = prune
+        self.prune = check_choice("InfoBatch", "prune", prune, (False, True))
         self.seed = check_integer("InfoBatch", "seed", seed, least=0)
         self.budget = 1.0 if prune else None
         self._epoch: int | None = None

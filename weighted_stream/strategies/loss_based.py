@@ -18,7 +18,8 @@ from weighted_stream.strategies.temperature import temperature_for
 from weighted_stream.strategies.window import RUNNING_MINIMUM, RunningWindow, Window
 
 WARMUP_R = 100.0
-"""Temperature during warm-up: weights within 2 % of uniform (the authors' 1.4B and 7B code)."""
+"""Temperature during warm-up: weights within 2 % of uniform (the authors' 1.4B and 7B code). Published for scores
+from 0 to 1; for scores further apart than 1 it is so many times their spread [ours]."""
 
 
 class LossStrategy(Strategy):
@@ -26,7 +27,8 @@ class LossStrategy(Strategy):
 
     Args:
         r: temperature, > 0. Small r: few samples dominate. 1.0 unless ``ess`` is given.
-        warmup_steps: near-uniform weights (r = 100) for the first batches.
+        warmup_steps: near-uniform weights (r = 100, times the spread of the scores where that is above 1) for the first
+            batches.
         window: what a weight is normalised over. ``"batch"``: the losses of this batch, as published; it needs all of
             them at once. ``"running"``: the latest ``memory`` losses before this batch [ours]; it weighs every sample
             by itself, so micro-batches and batches of one sample work, and gives 1 until 32 losses are known.
@@ -84,11 +86,16 @@ class LossStrategy(Strategy):
 
     def _temperature(self, scores: Tensor, step: int) -> Scalar:
         if step < self.warmup_steps:
-            return WARMUP_R
+            spread = self._spread(scores)
+            return WARMUP_R * (spread.clamp_min(1.0) if isinstance(spread, Tensor) else max(spread, 1.0))
         if self.r is not None:
             return self.r
         assert self.ess is not None  # one of them there is
         return temperature_for(scores, self.ess)
+
+    def _spread(self, scores: Tensor) -> Scalar:
+        low, high = loss_range(scores)
+        return high - low
 
     def state_dict(self) -> dict[str, Any]:
         """The running window."""
@@ -122,7 +129,8 @@ class RangeStrategy(LossStrategy):
     Args:
         r: temperature, > 0. 1.0 unless ``ess`` is given.
         delta: half the width of the range that losses are mapped to, > 0. Weights differ at most by exp(delta / r).
-        warmup_steps: near-uniform weights (r = 100) for the first batches.
+        warmup_steps: near-uniform weights (r = 100, times the spread of the scores where that is above 1) for the first
+            batches.
         window: ``"batch"`` (published) or ``"running"`` [ours]; see `LossStrategy`.
         quantile: take the range between this quantile and its mirror, 0 < quantile < 0.5 [ours]; None: the published
             minimum and maximum.
@@ -151,3 +159,6 @@ class RangeStrategy(LossStrategy):
         method = type(self).__name__
         self.delta = check_number(method, "delta", delta, above=0)
         self.quantile = None if quantile is None else check_number(method, "quantile", quantile, above=0, below=0.5)
+
+    def _spread(self, scores: Tensor) -> Scalar:
+        return 1.0 if self.delta <= 1 else super()._spread(scores)  # at most delta, or Quadratic's 1

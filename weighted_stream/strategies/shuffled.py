@@ -18,7 +18,7 @@ class Shuffled(Around):
 
     The distribution of the weights, and with it the effective sample size and the gradient noise, stays; which sample
     gets which is chance. A gain that survives shuffling was not the weighting's. The permutation is a function of
-    ``seed`` and the step.
+    ``seed`` and the step at which the batch is first weighed.
 
     Args:
         strategy: whose weights to permute.
@@ -46,5 +46,6 @@ class Shuffled(Around):
     def weights(self, signals: Signals) -> Tensor:
         """(B,) float32, a permutation of the inner strategy's."""
         weights = self.strategy.weights(signals)
-        order = np.random.default_rng((self.seed, signals.step)).permutation(len(weights))
+        step = signals.scratch.setdefault((self, "step"), signals.step)  # what it said before the feedback holds
+        order = np.random.default_rng((self.seed, step)).permutation(len(weights))
         return weights[torch.from_numpy(order).to(weights.device)]
