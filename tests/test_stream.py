@@ -239,7 +239,7 @@ def test_iterable_data_with_an_id_column(num_workers: int) -> None:
 
 def test_dicts_carry_their_ids() -> None:
     data = Numbers(20)
-    stream = WeightedStream(data, Uniform(), as_dict=True)
+    stream = WeightedStream(data, LinUpper(r=0.4), as_dict=True)
     for loader in (stream.loader(batch_size=6, num_workers=1), DataLoader(stream, batch_size=6)):
         for batch in loader:
             assert batch["sample_id"].dtype == torch.int64
