@@ -113,6 +113,54 @@ def test_keys_that_are_tuples_are_samples() -> None:
     assert check_resuming(make, [1, 4, 10, 12], batch_size=4, sampler=Keys()) == 20
 
 
+class Opaque:
+    """Prints differently in each process."""
+
+    def __init__(self, row: int) -> None:
+        self.row = row
+
+
+class ByKey(Rows):
+    """Reads keys that are arrays, tensors or objects."""
+
+    def __getitem__(self, key: Any) -> dict[str, int]:
+        return super().__getitem__(key.row if isinstance(key, Opaque) else int(key[0]))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [lambda row: np.array([row, 64]), lambda row: torch.tensor([row, 64]), lambda row: (row, "a"), Opaque],
+    ids=["array", "tensor", "tuple", "object"],
+)
+@pytest.mark.parametrize("batched", [False, True])
+def test_keys_of_any_kind(key: Callable[[int], Any], batched: bool) -> None:
+    def options() -> dict[str, Any]:
+        keys = [key(row) for row in torch.randperm(SIZE, generator=torch.Generator().manual_seed(3)).tolist()]
+        if batched:
+            return {"batch_sampler": [keys[first : first + 4] for first in range(0, SIZE, 4)]}
+        return {"sampler": keys, "batch_size": 4}
+
+    first, second = (WeightedStream(ByKey(), Uniform(), id_fn="uid") for _ in range(2))
+    steps = iter(train(first, 1, **options()))
+    seen = [marker for _ in range(3) for marker in next(steps)[0].markers]
+    second.load_state_dict(saved(first.state_dict()))
+    seen += [marker for step, _ in train(second, 1, **options()) for marker in step.markers]
+    assert sorted(seen) == list(range(SIZE))
+
+
+def test_slices_without_batching() -> None:
+    class Slices(Rows):
+        def __getitem__(self, rows: Any) -> Any:
+            markers = list(range(SIZE))[rows]  # a list takes a slice, and no list
+            return {"marker": torch.tensor(markers), "uid": torch.tensor(markers)}
+
+    def make() -> WeightedStream:
+        return WeightedStream(Slices(), Uniform(), id_fn=lambda batch: batch["uid"])
+
+    slices = [slice(first, first + 4) for first in range(0, SIZE, 4)]
+    assert check_resuming(make, [1, 4, 10, 12], sampler=slices, batch_size=None) == 20
+
+
 @pytest.mark.parametrize("id_fn", [None, "uid"])
 def test_lists_of_rows_without_batching(id_fn: str | None) -> None:
     """A dataset that takes a list of rows at once."""

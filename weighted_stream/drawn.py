@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence
 from struct import error, pack
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -56,7 +56,7 @@ class Drawn(Forwarding, Sampler[Any]):
         for item in self._wrapped:
             indices = self._indices_in(item)
             waiting.append([item] if indices is None else indices)
-            yield item if indices is None or isinstance(item, Sized) else indices
+            yield indices if indices is not None and isinstance(item, Iterator) else item  # that one is used up
 
     def __len__(self) -> int:
         return len(self._wrapped)
@@ -75,18 +75,29 @@ class Drawn(Forwarding, Sampler[Any]):
 def digest_of_keys(keys: Sequence[Any], digest: int = 0) -> int:
     """CRC-32 of indices, or keys of any kind, going on from that of those before.
 
+    Of keys that are no numbers, texts, arrays, or tuples of these only their number shows: they may print differently
+    in another process.
+
     Example:
         >>> digest_of_keys([2, "a"], digest_of_keys([4])) == digest_of_keys([4, 2, "a"])
         True
     """
     try:
         return crc32(pack(f"{len(keys)}q", *keys), digest)
-    except error:
+    except (error, TypeError):  # that of an array
         return crc32(b"".join(map(_bytes_of, keys)), digest)
 
 
 def _bytes_of(key: Any) -> bytes:
     try:
         return pack("q", key)
-    except error:
-        return repr(key).encode()
+    except (error, TypeError):
+        return repr(_plain(key)).encode()
+
+
+def _plain(key: Any) -> Any:
+    if isinstance(key, (Tensor, np.ndarray, np.generic)):
+        key = key.tolist()
+    if isinstance(key, (tuple, list)):
+        return [_plain(part) for part in key]
+    return key if isinstance(key, (str, bytes, int, float)) else None

@@ -155,7 +155,9 @@ class WeightedStream:
         self._handed_over = HandedOver() if as_dict and strategy.keeps_samples else None
         self._epoch = self._next_epoch = 0
         self._position: Position | None = None  # of the latest `for`
-        self._had, self._whole = 0, False  # samples of its epoch that came before it; whether it came to the end
+        self._had = 0  # samples of its epoch that were handed over before it
+        self._handed: int | None = None  # the epoch that was handed over last, to its end
+        self._idle = 0  # epochs in a row of which no weight was used
         self._unfinished: Position | None = None  # what the next `for` finishes
         # A DataLoader asks by class whether to read by index or in order.
         self.__class__ = (
@@ -253,7 +255,9 @@ class WeightedStream:
         self._bad.begin_epoch()
         self._source.check()
         feedback = self._live()
-        self._say_if_unused()
+        self._idle = self._idle + 1 if self._handed is not None and not feedback.used else 0
+        if self._idle > 1:  # not at once: somebody may read ahead, or keep the batches
+            self._say_if_unused()
         feedback.begin_epoch(epoch)
         step = feedback.step
         if loaded is not None and goes_on:
@@ -268,7 +272,7 @@ class WeightedStream:
         if self._ahead is not None:
             self._ahead.begin(epoch, order_seed)
         self._unfinished, self._epoch, self._next_epoch = None, epoch, epoch + 1
-        self._position, self._had, feedback.used = position, position.samples, False
+        self._position, self._had, self._handed, feedback.used = position, position.samples, None, False
         feedback.go_through(position)
         return position, items
 
@@ -278,14 +282,20 @@ class WeightedStream:
             reading.end(position, feedback.step, self.store)
         finally:
             feedback.end_epoch()
-        self._whole = True
+        self._handed = self._epoch_of_now()
+
+    def _epoch_of_now(self) -> int | None:
+        """The epoch of the latest `for`, if that has handed over anything to be weighed."""
+        position = self._position
+        new = position is not None and self._chooser is None and position.samples > self._had
+        return position.epoch if position is not None and new else None
 
     def _say_if_unused(self, whole: bool = False) -> None:
         """An epoch was handed over (``whole``: or what a trainer wants of it), and nobody has asked for a weight."""
-        position = self._position
-        if (whole or self._whole) and self._chooser is None and position is not None and position.samples > self._had:
-            self._live().warn_of_no_use(position.epoch)
-        self._whole = False
+        epoch = self._epoch_of_now() if whole else self._handed
+        if epoch is not None:
+            self._live().warn_of_no_use(epoch)
+        self._handed = None
 
     def weight(self, ids: Tensor | Sequence[int]) -> Weight:
         """The `Weight` of samples known by their ids, e.g. of a dict batch: ``stream.weight(batch["sample_id"])``.
@@ -402,6 +412,7 @@ class WeightedStream:
             gone = isinstance(self._feedback, RankedFeedback) or self._store.stats()["scored"] < scored
             self._ahead.begin_anew(gone)
         self._position = self._unfinished = position
+        self._had, self._handed, self._idle = 0 if position is None else position.samples, None, 0
         self._next_epoch = int(state["next_epoch"])
         self._epoch = self._next_epoch if position is None or position.over else position.epoch
 

@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 SAMPLES = 48
-NAMES = ["code", "prose ä", "a name as long as a sentence, longer than all others and than what is set aside for names"]
+NAMES = ["code", "prose ä", "a name as long as a sentence, longer than all others"]
 ROWS = [
     {"input_ids": [n, n + 1, n + 2, n % 5], "labels": [n, n + 1, n + 2, n % 5], "kind": NAMES[n % 3], "url": f"row-{n}"}
     for n in range(SAMPLES)
@@ -185,3 +185,9 @@ def test_trl(tmp_path: Path) -> None:
     assert groups(made, weighed) == [kinds[n] for n in weighed]
     with pytest.raises(SourceError, match=r"packs[^!]*set_groups"):
         sft(packing=True, max_length=32)
+
+
+def test_a_name_that_is_too_long_for_a_batch(tmp_path: Path) -> None:
+    made = trainer(tmp_path, datasets.Dataset.from_list(ROWS), OnlineDataMixing(), lambda row: row["kind"] * 300)
+    with pytest.raises(SourceError, match="bytes"):
+        made.train()

@@ -15,9 +15,9 @@ from weighted_stream.errors import SourceError
 from weighted_stream.groups import GroupFn, groups_of
 
 GROUPS = "sample_groups"
-"""The key of the names of the samples' groups on their way from the workers: (B, W) uint8, filled up with `_FILL`. Of
-one width for all but long names, as accelerate puts the batches of several ranks into one, and only tensors into it."""
-_WIDTH, _FILL = 64, b"\xff"  # which is no byte of UTF-8
+"""The key of the names of the samples' groups on their way from the workers: (B, 256) uint8, filled up with `_FILL`. Of
+one width, as accelerate puts the batches of several ranks into one, and only tensors into it."""
+_WIDTH, _FILL = 256, b"\xff"  # which is no byte of UTF-8
 
 
 class Naming:
@@ -41,10 +41,22 @@ class Naming:
 
 
 def _written(names: list[str]) -> Tensor:
+    """The names as a tensor.
+
+    Raises:
+        SourceError: for a name that is too long.
+    """
     raw = [name.encode("utf-8", "surrogatepass") for name in names]
-    width = max([_WIDTH, *map(len, raw)])
-    filled = bytearray().join(each.ljust(width, _FILL) for each in raw)
-    return torch.from_numpy(np.frombuffer(filled, np.uint8).reshape(-1, width))
+    longest = max(raw, key=len)
+    if len(longest) > _WIDTH:
+        raise SourceError(
+            "The name of a group is too long to travel in a batch.",
+            found=f"{len(longest)} bytes: {longest[:60].decode(errors='replace')}…",
+            expected=f"{_WIDTH} bytes at most",
+            do="let group_fn give a shorter name",
+        )
+    filled = bytearray().join(each.ljust(_WIDTH, _FILL) for each in raw)
+    return torch.from_numpy(np.frombuffer(filled, np.uint8).reshape(-1, _WIDTH))
 
 
 def names_taken(batch: Any) -> list[str]:
