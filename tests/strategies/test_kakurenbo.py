@@ -226,7 +226,8 @@ def test_a_loader_of_ones_own_has_to_tell_the_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"share": 0}, {"share": 1}, {"confidence": 0}, {"confidence": 1}, {"seed": -1}]
+    "options",
+    [{"epochs": 0}, {"share": 0}, {"share": 1}, {"confidence": 0}, {"confidence": 1}, {"seed": -1}, {"prune": "no"}],
 )
 def test_options_that_cannot_be(options: dict[str, Any]) -> None:
     with pytest.raises(StrategyError):

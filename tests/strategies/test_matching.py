@@ -59,6 +59,14 @@ def test_nnls_of_larger_problems(seed: int, n: int) -> None:
     assert (np.abs(slope[w > 0]) <= 1e-7 * scale).all()
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-11, 1e-10, 1e-9, 1.0, 1e9, 1e30])
+def test_the_length_of_the_target_does_not_matter(scale: float) -> None:
+    g = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    for theirs, ours in ((1.0, scale), (scale, 1.0), (scale**0.25, scale**0.25)):
+        found = nnls(g @ g.T * theirs**2, g @ [2.0, 1.0] * theirs * ours)
+        np.testing.assert_allclose(found * theirs / ours, [2.0, 1.0, 0.0], rtol=1e-12)
+
+
 def test_nnls_in_single_precision_products() -> None:
     """Rounded products of gradients that repeat: it ends, near the optimum."""
     random = np.random.default_rng(0)

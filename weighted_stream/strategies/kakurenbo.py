@@ -17,7 +17,7 @@ from weighted_stream.state import check_keys
 from weighted_stream.strategies.base import Memory, Strategy
 from weighted_stream.strategies.chance import chance
 from weighted_stream.strategies.epochs import no_epoch
-from weighted_stream.strategies.options import check_integer, check_number
+from weighted_stream.strategies.options import check_choice, check_integer, check_number
 from weighted_stream.strategies.selecting import not_chosen
 
 _DECAY = ((0.3, 0.8), (0.6, 0.6), (0.8, 0.4))
@@ -119,7 +119,7 @@ class Kakurenbo(Strategy):
         self.share = check_number("Kakurenbo", "share", share, above=0, below=1)
         number = confidence is not None
         self.confidence = check_number("Kakurenbo", "confidence", confidence, above=0, below=1) if number else None
-        self.prune = prune
+        self.prune = check_choice("Kakurenbo", "prune", prune, (False, True))
         self.seed = check_integer("Kakurenbo", "seed", seed, least=0)
         self.budget = 1.0 if prune else None
         self._epoch: int | None = None

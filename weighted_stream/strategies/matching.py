@@ -49,7 +49,7 @@ def nnls(K: Any, c: Any, lam: float = 0.0) -> Floats:
 def _nnls(A: Floats, b: Floats, free: NDArray[np.bool_]) -> Floats:
     """`nnls` with unit diagonal, beginning with the samples that were free in a similar problem."""
     w = np.zeros(len(b))
-    least = TOLERANCE * max(1.0, float(np.abs(b).max(initial=0.0))) if b.any() else 0.0
+    least = TOLERANCE * float(np.abs(b).max(initial=0.0))
     w = _feasible(A, b, w, free)
     refused = np.zeros(len(b), bool)
     while True:
